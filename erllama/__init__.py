@@ -1,0 +1,1 @@
+"""erllama: an asyncio runtime around llama.cpp."""

@@ -1,0 +1,106 @@
+"""Every error erllama raises.
+
+ErllamaError
+├── ConfigError(ValueError)           a bad option: named, with the accepted values
+├── ModelLoadError                    file missing, not GGUF, truncated, unsupported: says which
+├── ModelNotFound(KeyError), ModelAlreadyLoaded
+├── RequestError(ValueError)          ── PromptTooLong
+├── Busy                              ├── MailboxFull   ├── QueueFull(retry_after)
+├── EngineError                       ├── EngineCrashed ├── DecodeFailed ├── EngineStuck
+├── NotSupported                      this model or backend cannot do that
+├── ActorDied, CallTimeout
+└── RuntimeStopped                    the runtime is not running
+"""
+
+from __future__ import annotations
+
+
+class ErllamaError(Exception):
+    """Base of every error that erllama raises on purpose."""
+
+
+class ConfigError(ErllamaError, ValueError):
+    """A configuration option has a value that cannot be used."""
+
+
+class ModelLoadError(ErllamaError):
+    """A model file could not be loaded; the message says why and what to do."""
+
+
+class ModelNotFound(ErllamaError, KeyError):
+    """No model of this id is loaded."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return Exception.__str__(self)
+
+
+class ModelAlreadyLoaded(ErllamaError):
+    """Another loaded model has this id."""
+
+
+class RequestError(ErllamaError, ValueError):
+    """A request cannot be carried out as asked; nothing else is affected."""
+
+
+class PromptTooLong(RequestError):
+    """The prompt does not fit the context."""
+
+
+class Busy(ErllamaError):
+    """Not now: too much work is waiting already."""
+
+
+class MailboxFull(Busy):
+    """The bounded work lane of an actor's mailbox is full."""
+
+
+class QueueFull(Busy):
+    """The model's request queue is full.
+
+    Attributes:
+        retry_after: seconds after which a new attempt is likely to be taken.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineError(ErllamaError):
+    """The engine behind a model failed."""
+
+
+class EngineCrashed(EngineError):
+    """The model's engine went down while it held this request; the model is loaded again."""
+
+
+class DecodeFailed(EngineError):
+    """The engine refused to compute a batch."""
+
+
+class EngineStuck(EngineError):
+    """The engine does not come back from a native call and does not obey its abort flag."""
+
+
+class NotSupported(ErllamaError):
+    """This model or backend cannot do that."""
+
+
+class ActorDied(ErllamaError):
+    """The actor ended before it answered.
+
+    Attributes:
+        reason: the exit reason of the actor: an exception, or a word such as "normal".
+    """
+
+    def __init__(self, message: str, *, reason: object = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CallTimeout(ErllamaError, TimeoutError):
+    """An actor did not answer in time."""
+
+
+class RuntimeStopped(ErllamaError):
+    """The runtime was not started, or was stopped."""
