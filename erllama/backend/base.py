@@ -1,0 +1,229 @@
+"""The Engine protocol: what a model actor asks of whatever computes.
+
+Everything an engine takes and returns is plain data (msgspec-encodable structs, arrays of token
+ids), so that an engine may live in this process or in another one. What it can do is declared in
+`Capabilities`; nothing is probed.
+
+Threads: `step` and `close` run on the lane (`erllama.backend.lane`), one call at a time;
+`tokenize`, `detokenize` and `abort` may be called from any thread at any time before `close`.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from erllama.config import ContextConfig, ModelConfig
+from erllama.sampling import SamplerPlan
+
+Family = Literal["plain", "sliding_window", "recurrent", "hybrid", "encoder"]
+StepStatus = Literal["done", "aborted", "no_slot", "failed"]
+Tokens = array.array
+"""Token ids as a flat array of C ints (`array.array("i")`): one buffer, not a list of objects."""
+
+
+def token_array(tokens: Sequence[int]) -> array.array[int]:
+    """`tokens` as one flat buffer.
+
+    Raises:
+        OverflowError: an id that does not fit 32 bits.
+        TypeError: something that is not an integer.
+    """
+    return array.array("i", tokens)
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine can do.
+
+    Attributes:
+        generate: it computes logits and samples; without, it can only tokenize.
+        abort: a running step can be cut short by `Engine.abort`.
+        n_seq_max: sequences side by side.
+        n_ctx: longest context of one sequence, in tokens.
+        n_batch: most rows in one step.
+        granule: prompts are cut at multiples of this many rows, so that the numbers do not
+            depend on the cutting (docs/exact-slicing.md).
+        family: how the model keeps its state.
+    """
+
+    generate: bool
+    abort: bool
+    n_seq_max: int
+    n_ctx: int
+    n_batch: int
+    granule: int
+    family: Family
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a loaded model. Sizes in bytes, lengths in tokens."""
+
+    architecture: str
+    name: str
+    description: str
+    n_params: int
+    size: int
+    n_vocab: int
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    n_ctx_train: int
+    n_ubatch: int
+    n_threads: int
+    flash_attn: bool | None
+    type_k: str
+    type_v: str
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+    backend: str
+    devices: str
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Give sequence `seq` a sampler; its cells are empty."""
+
+    seq: int
+    sampler: SamplerPlan
+
+
+class Prefill(msgspec.Struct, frozen=True):
+    """Compute `tokens` of sequence `seq` from position `pos` on.
+
+    With `logits`, the last row's logits are kept, so that a token can be drawn from them.
+    """
+
+    seq: int
+    pos: int
+    tokens: array.array[int]
+    logits: bool
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Compute one token of a sequence and keep its logits."""
+
+    seq: int
+    pos: int
+    token: int
+
+
+class Draw(msgspec.Struct, frozen=True):
+    """Sample the next token of `seq` from the logits of this step, with this draw's seed."""
+
+    seq: int
+    seed: int
+
+
+class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One step: end sequences, begin sequences, compute once, sample.
+
+    A plan has a prefill slice or decode rows, never both: one call with both would be computed
+    as two graphs cut at another place, and the numbers would depend on the company.
+
+    Attributes:
+        number: rises from step to step; what `Engine.abort` refers to.
+        end: sequences whose cells and sampler are given up, before anything else.
+    """
+
+    number: int
+    end: tuple[int, ...] = ()
+    begin: tuple[Begin, ...] = ()
+    prefill: Prefill | None = None
+    rows: tuple[Row, ...] = ()
+    draws: tuple[Draw, ...] = ()
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """A drawn token, its bytes, and whether it ends the generation."""
+
+    seq: int
+    token: int
+    piece: bytes
+    end: bool
+
+
+class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a step.
+
+    Attributes:
+        status: `done`; `aborted` (by `abort`); `no_slot` (the cells do not suffice, nothing
+            changed); `failed` (`detail` says why).
+        positions: for each sequence of the plan, how many tokens its cells now hold.
+        elapsed_ns: time on the lane.
+    """
+
+    number: int
+    status: StepStatus
+    positions: dict[int, int]
+    sampled: tuple[Sampled, ...] = ()
+    detail: str = ""
+    elapsed_ns: int = 0
+
+
+class Engine(Protocol):
+    """One loaded model with one context."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def step(self, plan: StepPlan) -> StepOutcome:
+        """Carry out `plan`. On the lane only.
+
+        Raises:
+            RequestError: the plan breaks a rule (ids, sizes, positions); nothing was computed.
+        """
+
+    def abort(self, number: int) -> None:
+        """Cut short the step of this number, running or yet to come; a finished one: nothing."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
+        """Token ids of `text`."""
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens`, special tokens rendered.
+
+        Raises:
+            RequestError: an id outside the vocabulary.
+        """
+
+    def close(self) -> None:
+        """Free everything, in order; a second call does nothing. On the lane only."""
+
+
+Progress = Callable[[float], bool]
+"""Told the share done, 0 to 1; returns False to give up loading."""
+
+
+class Loading(Protocol):
+    """How an engine comes to be, in two parts for two threads."""
+
+    def load(self, progress: Progress) -> None:
+        """Read the weights and make the context. On a low-priority worker, never on the lane.
+
+        Raises:
+            ModelLoadError: with what the backend said.
+        """
+
+    def warm_up(self) -> Engine:
+        """First computation and self-tests. On the lane, after `load`.
+
+        Raises:
+            ModelLoadError: the model cannot compute.
+        """
+
+    def discard(self) -> None:
+        """Free what was loaded, if `warm_up` did not hand it on. On the lane."""
+
+
+class Backend(Protocol):
+    """A way to run models."""
+
+    def open(self, path: str, model: ModelConfig, context: ContextConfig) -> Loading:
+        """Prepare loading; touches nothing yet."""

@@ -1,0 +1,67 @@
+"""A batch of rows, filled through numpy.
+
+Filling `llama_batch` field by field in Python costs a microsecond a row; one vectorised
+assignment per field costs three microseconds in all. The arrays are numpy's, the struct only
+points at them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from erllama.backend.base import Prefill, Row
+from erllama.backend.llama.library import llama
+
+
+class Batch:
+    """Room for `capacity` rows."""
+
+    def __init__(self, capacity: int) -> None:
+        self._token = np.zeros(capacity, np.int32)
+        self._pos = np.zeros(capacity, np.int32)
+        self._seq = np.zeros(capacity, np.int32)
+        self._n_seq = np.ones(capacity, np.int32)
+        self._logits = np.zeros(capacity, np.int8)
+        # llama_batch.seq_id is an array of pointers, one per row, to that row's sequence ids
+        self._seq_pointers = self._seq.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
+        self.native = self._struct()
+
+    def fill_prefill(self, prefill: Prefill) -> None:
+        """One slice of one prompt."""
+        n = len(prefill.tokens)
+        self._token[:n] = np.frombuffer(prefill.tokens, np.int32)
+        self._pos[:n] = np.arange(prefill.pos, prefill.pos + n, dtype=np.int32)
+        self._seq[:n] = prefill.seq
+        self._logits[:n] = 0
+        self._logits[n - 1] = prefill.logits
+        self.native.n_tokens = n
+
+    def fill_rows(self, rows: Sequence[Row]) -> None:
+        """One token each of several sequences."""
+        n = len(rows)
+        self._token[:n] = [row.token for row in rows]
+        self._pos[:n] = [row.pos for row in rows]
+        self._seq[:n] = [row.seq for row in rows]
+        self._logits[:n] = 1
+        self.native.n_tokens = n
+
+    def _struct(self) -> Any:
+        lib = llama()
+        batch = lib.llama_batch()
+        batch.token = self._pointer(self._token, ctypes.c_int32)
+        batch.embd = None
+        batch.pos = self._pointer(self._pos, ctypes.c_int32)
+        batch.n_seq_id = self._pointer(self._n_seq, ctypes.c_int32)
+        batch.seq_id = ctypes.cast(
+            self._seq_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
+        )
+        batch.logits = self._pointer(self._logits, ctypes.c_int8)
+        return batch
+
+    @staticmethod
+    def _pointer(values: np.ndarray[Any, Any], kind: type[Any]) -> Any:
+        return values.ctypes.data_as(ctypes.POINTER(kind))

@@ -1,0 +1,278 @@
+"""The engine: one model, one context, on the lane.
+
+Contract
+    State     per sequence: how many cells it holds (`_held`), its sampler.
+    Writer    the lane thread alone, through `step` and `close`. `abort` only sets two fields
+              that `step` reads; `tokenize` and `detokenize` read the vocabulary, which is
+              immutable.
+    Invariant every native call gets checked arguments: llama.cpp answers bad ones by ending the
+              process. `_held[seq]` is the number of cells that llama.cpp holds for `seq`.
+    Freeing   samplers, context, model, in this order, once, on the lane.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from erllama.backend.base import (
+    Begin,
+    Capabilities,
+    Draw,
+    EngineInfo,
+    Prefill,
+    Row,
+    Sampled,
+    StepOutcome,
+    StepPlan,
+    StepStatus,
+)
+from erllama.backend.llama.abort import AbortFlag
+from erllama.backend.llama.batch import Batch
+from erllama.backend.llama.library import LogLines, capture_log, llama
+from erllama.backend.llama.sampler import SamplerChain
+from erllama.backend.llama.vocabulary import Vocabulary
+from erllama.errors import DecodeFailed
+
+_STATUS: dict[int, StepStatus] = {0: "done", 1: "no_slot", 2: "aborted"}  # llama_decode, llama.h
+
+
+class LlamaEngine:
+    """See `erllama.backend.base.Engine`."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        context: Any,
+        vocabulary: Vocabulary,
+        abort_flag: AbortFlag,
+        capabilities: Capabilities,
+        info: EngineInfo,
+    ) -> None:
+        self._llama = llama()
+        self._model = model
+        self._context = context
+        self._memory = self._llama.llama_get_memory(context) if context else None
+        self._vocabulary = vocabulary
+        self._flag = abort_flag
+        self._aborted = 0
+        self._closed = False
+        self._batch = Batch(capabilities.n_batch) if context else None
+        self._held = [0] * capabilities.n_seq_max
+        self._samplers: dict[int, SamplerChain] = {}
+        self.capabilities = capabilities
+        self.info = info
+
+    # The lane's side
+
+    def step(self, plan: StepPlan) -> StepOutcome:
+        started = time.perf_counter_ns()
+        self._flag.clear()
+        # In this order: an abort that came before the flag was cleared is seen here, one that
+        # comes later sets the flag again.
+        self._check(plan)
+        for seq in plan.end:
+            self._end(seq)
+        for begin in plan.begin:
+            self._begin(begin)
+        status: StepStatus = "aborted" if plan.number <= self._aborted else "done"
+        detail = ""
+        sampled: tuple[Sampled, ...] = ()
+        if status == "done" and (plan.prefill or plan.rows):
+            with capture_log() as said:
+                status, detail = self._compute(plan, said)
+        if status == "done" and plan.draws:
+            detail, sampled = self._sample(plan)
+            status = "failed" if detail else "done"
+        return StepOutcome(
+            number=plan.number,
+            status=status,
+            positions={seq: self._held[seq] for seq in _sequences(plan)},
+            sampled=sampled,
+            detail=detail,
+            elapsed_ns=time.perf_counter_ns() - started,
+        )
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for sampler in self._samplers.values():
+            sampler.free()
+        self._samplers.clear()
+        if self._context:
+            self._llama.llama_free(self._context)
+        self._llama.llama_model_free(self._model)
+        self._context = self._model = self._memory = None
+
+    # Any thread
+
+    def abort(self, number: int) -> None:
+        self._aborted = max(self._aborted, number)
+        self._flag.set()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
+        return self._vocabulary.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self._vocabulary.detokenize(tokens)
+
+    # Inside a step
+
+    def _check(self, plan: StepPlan) -> None:
+        if self._closed:
+            raise DecodeFailed("the engine is closed")
+        if not self.capabilities.generate and (plan.prefill or plan.rows):
+            raise DecodeFailed("this model cannot generate")
+        if plan.prefill and plan.rows:
+            raise DecodeFailed("a step has a prefill slice or decode rows, not both")
+        fresh = {*plan.end, *(begin.seq for begin in plan.begin)}
+        for seq in (*_sequences(plan), *plan.end):
+            if not 0 <= seq < self.capabilities.n_seq_max:
+                raise DecodeFailed(f"sequence {seq}: ids go to {self.capabilities.n_seq_max - 1}")
+        if plan.prefill:
+            self._check_prefill(plan.prefill, fresh)
+        self._check_rows(plan.rows, fresh)
+        self._check_draws(plan)
+
+    def _check_prefill(self, prefill: Prefill, fresh: set[int]) -> None:
+        n = len(prefill.tokens)
+        if not 1 <= n <= self.capabilities.n_batch:
+            raise DecodeFailed(f"a slice of {n} rows; 1 to {self.capabilities.n_batch} fit a step")
+        ids = np.frombuffer(prefill.tokens, np.int32)
+        if ids.min() < 0 or ids.max() >= self._vocabulary.size:
+            raise DecodeFailed("a token id is outside the vocabulary")
+        self._check_position(prefill.seq, prefill.pos, n, fresh)
+
+    def _check_rows(self, rows: tuple[Row, ...], fresh: set[int]) -> None:
+        if len(rows) > self.capabilities.n_batch or len({row.seq for row in rows}) != len(rows):
+            raise DecodeFailed("decode rows: one per sequence, at most n_batch")
+        for row in rows:
+            if not 0 <= row.token < self._vocabulary.size:
+                raise DecodeFailed(f"token id {row.token} is outside the vocabulary")
+            self._check_position(row.seq, row.pos, 1, fresh)
+
+    def _check_position(self, seq: int, pos: int, n: int, fresh: set[int]) -> None:
+        held = 0 if seq in fresh else self._held[seq]
+        if pos != held:
+            raise DecodeFailed(f"sequence {seq} holds {held} tokens; position {pos} leaves a gap")
+        if pos + n > self.capabilities.n_ctx:
+            raise DecodeFailed(f"sequence {seq} would exceed n_ctx {self.capabilities.n_ctx}")
+
+    def _check_draws(self, plan: StepPlan) -> None:
+        with_logits = {row.seq for row in plan.rows}
+        if plan.prefill and plan.prefill.logits:
+            with_logits.add(plan.prefill.seq)
+        begun = {begin.seq for begin in plan.begin}
+        for draw in plan.draws:
+            if draw.seq not in with_logits:
+                raise DecodeFailed(f"sequence {draw.seq} has no logits in this step")
+            if draw.seq not in begun and (draw.seq not in self._samplers or draw.seq in plan.end):
+                raise DecodeFailed(f"sequence {draw.seq} has no sampler")
+            if not 0 <= draw.seed < 2**32 - 1:
+                raise DecodeFailed("a draw's seed is a 32-bit number below 0xFFFFFFFF")
+
+    def _begin(self, begin: Begin) -> None:
+        self._end(begin.seq)
+        self._samplers[begin.seq] = SamplerChain(begin.sampler)
+
+    def _end(self, seq: int) -> None:
+        sampler = self._samplers.pop(seq, None)
+        if sampler is not None:
+            sampler.free()
+        self._clear(seq)
+
+    def _clear(self, seq: int) -> None:
+        if self._memory is None:
+            return
+        self._llama.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        self._held[seq] = 0
+        if not any(self._held):
+            # as new: the next prompt lands on the same cells as in a fresh context
+            self._llama.llama_memory_clear(self._memory, False)
+
+    def _compute(self, plan: StepPlan, said: LogLines) -> tuple[StepStatus, str]:
+        batch = self._batch
+        if batch is None:
+            return "failed", "this model has no context"
+        if plan.prefill:
+            batch.fill_prefill(plan.prefill)
+        else:
+            batch.fill_rows(plan.rows)
+        code = self._llama.llama_decode(self._context, batch.native)
+        if code == 0:
+            self._advance(plan)
+            return "done", ""
+        status = _STATUS.get(code, "failed")
+        if status != "no_slot":
+            self._recover(plan)
+        return status, f"llama_decode returned {code}: {said.problems()}"
+
+    def _advance(self, plan: StepPlan) -> None:
+        if plan.prefill:
+            self._held[plan.prefill.seq] += len(plan.prefill.tokens)
+        for row in plan.rows:
+            self._held[row.seq] += 1
+
+    def _recover(self, plan: StepPlan) -> None:
+        """Find out what an interrupted call left in the cells.
+
+        Finished micro-batches stay valid in attention caches. A recurrent state that was half
+        advanced cannot be rolled back, so there the sequence starts anew.
+        """
+        for seq in _sequences(plan):
+            if self.capabilities.family in ("recurrent", "hybrid"):
+                self._clear(seq)
+            else:
+                last = self._llama.llama_memory_seq_pos_max(self._memory, seq)
+                self._held[seq] = last + 1
+
+    def _sample(self, plan: StepPlan) -> tuple[str, tuple[Sampled, ...]]:
+        rows = _logit_rows(plan)
+        sampled = []
+        for draw in plan.draws:
+            row = rows[draw.seq]
+            if not self._finite(row):
+                return "the logits are not finite: the weights are damaged", ()
+            sampled.append(self._draw(draw, row))
+        return "", tuple(sampled)
+
+    def _draw(self, draw: Draw, row: int) -> Sampled:
+        token = self._samplers[draw.seq].sample(self._context, row, draw.seed)
+        return Sampled(
+            seq=draw.seq,
+            token=token,
+            piece=self._vocabulary.piece(token),
+            end=self._vocabulary.ends(token),
+        )
+
+    def _finite(self, row: int) -> bool:
+        """Whether a likeliest token exists; a sampler on NaN would abort the process."""
+        pointer = self._llama.llama_get_logits_ith(self._context, row)
+        if not pointer:
+            return False
+        size = self._vocabulary.size
+        address = ctypes.addressof(pointer.contents)
+        cells = memoryview((ctypes.c_float * size).from_address(address))
+        logits = np.frombuffer(cells, np.float32)
+        return bool(np.isfinite(logits.max()))
+
+
+def _sequences(plan: StepPlan) -> list[int]:
+    """The sequences that a plan begins or computes, each once."""
+    prefill = [plan.prefill.seq] if plan.prefill else []
+    begun = [begin.seq for begin in plan.begin]
+    return list(dict.fromkeys([*begun, *prefill, *(row.seq for row in plan.rows)]))
+
+
+def _logit_rows(plan: StepPlan) -> dict[int, int]:
+    """For each sequence with logits, its row in the batch."""
+    if plan.prefill:
+        return {plan.prefill.seq: len(plan.prefill.tokens) - 1}
+    return {row.seq: i for i, row in enumerate(plan.rows)}

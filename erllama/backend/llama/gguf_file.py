@@ -1,0 +1,198 @@
+"""What a GGUF file says of itself, read with llama.cpp's own reader.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only the header is read, no
+weights. Everything that would make llama.cpp crash later is refused here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import pathlib
+import re
+from typing import Any
+
+import msgspec
+
+from erllama.backend.llama.library import LogLines, capture_log, ggml
+from erllama.errors import ModelLoadError
+
+_MAGIC = b"GGUF"
+_SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+# Value types of the format, by number: how the reader hands them out.
+_SCALARS: dict[int, tuple[str, type[Any]]] = {
+    0: ("u8", ctypes.c_uint8),
+    1: ("i8", ctypes.c_int8),
+    2: ("u16", ctypes.c_uint16),
+    3: ("i16", ctypes.c_int16),
+    4: ("u32", ctypes.c_uint32),
+    5: ("i32", ctypes.c_int32),
+    6: ("f32", ctypes.c_float),
+    7: ("bool", ctypes.c_bool),
+    8: ("str", ctypes.c_char_p),
+    10: ("u64", ctypes.c_uint64),
+    11: ("i64", ctypes.c_int64),
+    12: ("f64", ctypes.c_double),
+}
+# ggml_type (ggml.h) of tensors that load but have no CPU kernels: 24-27 are integers, and
+# computing with 28, F64, ends in SIGSEGV.
+_UNCOMPUTABLE = {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """A tensor: name, ggml_type number, absolute offset and size in bytes."""
+
+    name: str
+    type: int
+    offset: int
+    size: int
+
+
+class GgufHeader(msgspec.Struct, frozen=True):
+    """The header of one file. `metadata` has the scalars; arrays are left out."""
+
+    metadata: dict[str, int | float | bool | str]
+    tensors: tuple[TensorInfo, ...]
+    data_offset: int
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+def shards(path: pathlib.Path) -> list[pathlib.Path]:
+    """All files of the model that `path` belongs to, in order.
+
+    A model may be split as `NAME-00001-of-00003.gguf`; it is loaded by its first file.
+
+    Raises:
+        ModelLoadError: a part is missing, or `path` is not the first.
+    """
+    split = _SHARD.match(path.name)
+    if split is None:
+        return [path]
+    if int(split["number"]) != 1:
+        raise ModelLoadError(f"{path}: is a later part of a split model; load the first part")
+    count = int(split["count"])
+    parts = [
+        path.with_name(f"{split['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)
+    ]
+    for part in parts:
+        if not part.is_file():
+            raise ModelLoadError(f"{path}: part {part.name} of the split model is missing")
+    return parts
+
+
+def read_header(path: pathlib.Path) -> GgufHeader:
+    """Read and check the header of `path`.
+
+    Raises:
+        ModelLoadError: no such file, a directory, empty, not GGUF, truncated, or with tensors
+            that cannot be computed with.
+    """
+    _check_is_gguf(path)
+    lib = ggml()
+    _declare(lib)
+    with capture_log() as said:
+        handle = lib.gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+    if not handle:
+        raise ModelLoadError(f"{path}: {_broken_header(said)}")
+    try:
+        header = GgufHeader(
+            metadata=_metadata(lib, handle),
+            tensors=_tensors(lib, handle),
+            data_offset=lib.gguf_get_data_offset(handle),
+        )
+    finally:
+        lib.gguf_free(handle)
+    _check_tensors(path, header)
+    return header
+
+
+def _check_is_gguf(path: pathlib.Path) -> None:
+    if path.is_dir():
+        raise ModelLoadError(f"{path}: is a directory; give the path of a .gguf file in it")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        raise ModelLoadError(f"{path}: no such file") from None
+    except OSError as wrong:
+        raise ModelLoadError(f"{path}: cannot be read: {wrong.strerror}") from None
+    if not magic:
+        raise ModelLoadError(f"{path}: is empty; download or copy it again")
+    if magic != _MAGIC:
+        raise ModelLoadError(
+            f"{path}: is not a GGUF file (it starts with {magic!r}); convert the model to GGUF"
+        )
+
+
+def _broken_header(said: LogLines) -> str:
+    return (
+        "its GGUF header is truncated, damaged or of an unsupported version; download or copy "
+        f"it again (llama.cpp: {said.problems()})"
+    )
+
+
+def _check_tensors(path: pathlib.Path, header: GgufHeader) -> None:
+    for tensor in header.tensors:
+        if tensor.type in _UNCOMPUTABLE:
+            raise ModelLoadError(
+                f"{path}: tensor {tensor.name} has type {_UNCOMPUTABLE[tensor.type]}, which "
+                "cannot be computed with; convert it to F32, F16 or a quantized type"
+            )
+    end = max((t.offset + t.size for t in header.tensors), default=0)
+    size = path.stat().st_size
+    if end > size:
+        raise ModelLoadError(
+            f"{path}: is truncated: {size:,} bytes, its tensors end at {end:,}; "
+            "download or copy it again"
+        )
+
+
+def _metadata(lib: Any, handle: int) -> dict[str, int | float | bool | str]:
+    values: dict[str, int | float | bool | str] = {}
+    for i in range(lib.gguf_get_n_kv(handle)):
+        scalar = _SCALARS.get(lib.gguf_get_kv_type(handle, i))
+        if scalar is None:
+            continue
+        value = getattr(lib, f"gguf_get_val_{scalar[0]}")(handle, i)
+        key = lib.gguf_get_key(handle, i).decode("utf-8", "replace")
+        values[key] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return values
+
+
+def _tensors(lib: Any, handle: int) -> tuple[TensorInfo, ...]:
+    start = lib.gguf_get_data_offset(handle)
+    return tuple(
+        TensorInfo(
+            name=lib.gguf_get_tensor_name(handle, i).decode("utf-8", "replace"),
+            type=lib.gguf_get_tensor_type(handle, i),
+            offset=start + lib.gguf_get_tensor_offset(handle, i),
+            size=lib.gguf_get_tensor_size(handle, i),
+        )
+        for i in range(lib.gguf_get_n_tensors(handle))
+    )
+
+
+def _declare(lib: Any) -> None:
+    """Give the functions used here their C types (gguf.h)."""
+    pointer, text, i64, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_size_t
+    signatures: dict[str, tuple[list[Any], Any]] = {
+        "gguf_init_from_file": ([text, _InitParams], pointer),
+        "gguf_free": ([pointer], None),
+        "gguf_get_data_offset": ([pointer], size),
+        "gguf_get_n_kv": ([pointer], i64),
+        "gguf_get_key": ([pointer, i64], text),
+        "gguf_get_kv_type": ([pointer, i64], ctypes.c_int),
+        "gguf_get_n_tensors": ([pointer], i64),
+        "gguf_get_tensor_name": ([pointer, i64], text),
+        "gguf_get_tensor_type": ([pointer, i64], ctypes.c_int),
+        "gguf_get_tensor_offset": ([pointer, i64], size),
+        "gguf_get_tensor_size": ([pointer, i64], size),
+    }
+    signatures |= {
+        f"gguf_get_val_{name}": ([pointer, i64], result) for name, result in _SCALARS.values()
+    }
+    for name, (arguments, result) in signatures.items():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = arguments, result

@@ -1,0 +1,86 @@
+"""The native library: loaded once, with its log under control.
+
+llama.cpp has one log callback for the whole process and calls it on whatever thread has
+something to say. `capture_log` collects what the calling thread is told, so that an error can
+carry llama.cpp's own words; everything else goes to the logger `erllama.llama`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import logging
+import pathlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+log = logging.getLogger("erllama.llama")
+
+_WARN, _ERROR = 3, 4  # ggml_log_level (ggml.h)
+_thread = threading.local()
+_keep: list[object] = []  # ctypes callbacks that native code holds on to
+
+
+class LogLines:
+    """What llama.cpp said on one thread."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+
+    def problems(self, limit: int = 3) -> str:
+        """The last errors, or failing that warnings, in one line."""
+        for level in (_ERROR, _WARN):
+            said = [text for at, text in self.lines if at == level and text]
+            if said:
+                return "; ".join(dict.fromkeys(said[-limit:]))
+        return "llama.cpp gave no reason"
+
+
+@contextlib.contextmanager
+def capture_log() -> Iterator[LogLines]:
+    """Collect llama.cpp's log lines of this thread."""
+    outer = getattr(_thread, "lines", None)
+    lines = _thread.lines = LogLines()
+    try:
+        yield lines
+    finally:
+        _thread.lines = outer
+
+
+@functools.cache
+def llama() -> Any:
+    """The low-level bindings, `llama_cpp.llama_cpp`, with the backend initialised.
+
+    Takes about half a second the first time: call it on a worker before it is needed elsewhere.
+    """
+    from llama_cpp import llama_cpp  # the package loads the shared library
+
+    callback = llama_cpp.llama_log_callback(_on_log)
+    _keep.append(callback)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@functools.cache
+def ggml() -> ctypes.CDLL:
+    """libggml-base, for the `gguf_*` functions that `llama.h` does not repeat."""
+    llama()  # resolves the directory, and loads what libggml-base needs
+    import llama_cpp
+
+    folder = pathlib.Path(llama_cpp.__file__).parent / "lib"
+    found = sorted(folder.glob("*ggml-base.*"), key=lambda path: len(path.name))
+    return ctypes.CDLL(str(found[0]))
+
+
+def _on_log(level: int, text: bytes, _data: object) -> None:
+    lines = getattr(_thread, "lines", None)
+    if lines is None and level not in (_WARN, _ERROR):
+        return
+    words = text.decode("utf-8", "replace").strip()
+    if lines is not None:
+        lines.lines.append((level, words))
+    elif words:
+        log.debug("%s", words)

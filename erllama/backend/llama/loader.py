@@ -1,0 +1,313 @@
+"""From a file to an engine, in two parts: weights on a worker, first computation on the lane."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+from typing import Any
+
+from erllama.backend.base import Capabilities, EngineInfo, Family, Progress
+from erllama.backend.llama.abort import AbortFlag, abort_function
+from erllama.backend.llama.engine import LlamaEngine
+from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
+from erllama.backend.llama.library import capture_log, llama
+from erllama.backend.llama.vocabulary import Vocabulary
+from erllama.config import GRANULE, ContextConfig, ModelConfig
+from erllama.errors import ConfigError, ModelLoadError
+
+# ggml_type (ggml.h) and bytes per value of the KV number formats
+_KV_TYPES: dict[str, tuple[int, float]] = {
+    "f32": (0, 4),
+    "f16": (1, 2),
+    "bf16": (30, 2),
+    "q8_0": (8, 34 / 32),
+    "q5_1": (7, 24 / 32),
+    "q5_0": (6, 22 / 32),
+    "q4_1": (3, 20 / 32),
+    "q4_0": (2, 18 / 32),
+}
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}  # llama_split_mode, llama.h
+_ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}  # llama_rope_scaling_type
+_LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
+_DEFAULT_N_CTX = 4_096
+
+
+class LlamaBackend:
+    """See `erllama.backend.base.Backend`."""
+
+    def open(self, path: str, model: ModelConfig, context: ContextConfig) -> LlamaLoading:
+        return LlamaLoading(pathlib.Path(path), model, context)
+
+
+class LlamaLoading:
+    """See `erllama.backend.base.Loading`. Owns the handles until the engine takes them."""
+
+    def __init__(self, path: pathlib.Path, model: ModelConfig, context: ContextConfig) -> None:
+        self._path = path
+        self._model_config = model
+        self._config = context
+        self._model: Any = None
+        self._context: Any = None
+        self._flag = AbortFlag()
+
+    def load(self, progress: Progress) -> None:
+        files = shards(self._path)
+        header = read_header(files[0])
+        for part in files[1:]:
+            read_header(part)
+        self._check_options(header)
+        self._model = self._load_weights(progress)
+        if not self._model_config.vocab_only:
+            self._context = self._make_context()
+
+    def warm_up(self) -> LlamaEngine:
+        engine = self._engine(can_abort=False)
+        if not engine.capabilities.generate:
+            self._model = self._context = None
+            return engine
+        token = Vocabulary(self._model).warm_up_token
+        with capture_log() as said:
+            can_abort = self._decode_one(token, aborted=True) == 2
+            code = self._decode_one(token, aborted=False)
+        if code != 0:
+            raise ModelLoadError(
+                f"{self._path}: the model cannot compute (llama_decode returned {code}: "
+                f"{said.problems()})"
+            )
+        engine = self._engine(can_abort=can_abort)
+        self._model = self._context = None  # the engine owns them now
+        return engine
+
+    def discard(self) -> None:
+        lib = llama()
+        if self._context:
+            lib.llama_free(self._context)
+        if self._model:
+            lib.llama_model_free(self._model)
+        self._model = self._context = None
+
+    # Weights
+
+    def _load_weights(self, progress: Progress) -> Any:
+        lib = llama()
+        stopped = False
+
+        def report(share: float, _data: object) -> bool:
+            nonlocal stopped
+            stopped = stopped or not progress(share)
+            return not stopped
+
+        parameters = lib.llama_model_default_params()
+        self._fill_model_parameters(parameters)
+        callback = lib.llama_progress_callback(report)
+        parameters.progress_callback = callback
+        with capture_log() as said:
+            model = lib.llama_model_load_from_file(str(self._path).encode(), parameters)
+        if model:
+            return model
+        if stopped:
+            raise ModelLoadError(f"{self._path}: loading was given up")
+        raise ModelLoadError(f"{self._path}: llama.cpp cannot load it: {said.problems()}")
+
+    def _fill_model_parameters(self, parameters: Any) -> None:
+        config = self._model_config
+        parameters.n_gpu_layers = config.gpu_layers
+        parameters.split_mode = _SPLIT_MODES[config.split_mode]
+        parameters.main_gpu = config.main_gpu
+        parameters.load_mode = _LOAD_MODES[config.use_mmap, config.use_mlock]
+        parameters.vocab_only = config.vocab_only
+        if config.tensor_split:
+            room = llama().llama_max_devices()
+            if len(config.tensor_split) > room:
+                raise ConfigError(f"ModelConfig.tensor_split: at most {room} devices here")
+            parameters.tensor_split = (ctypes.c_float * room)(*config.tensor_split)
+
+    # Context
+
+    def _make_context(self) -> Any:
+        lib = llama()
+        parameters = lib.llama_context_default_params()
+        self._fill_context_parameters(parameters)
+        with capture_log() as said:
+            context = lib.llama_init_from_model(self._model, parameters)
+        if not context:
+            raise ModelLoadError(
+                f"{self._path}: llama.cpp cannot make the context: {said.problems()}"
+            )
+        return context
+
+    def _fill_context_parameters(self, parameters: Any) -> None:
+        config = self._config
+        parameters.n_ctx = self._n_ctx * config.n_seq_max
+        parameters.n_batch = config.n_batch
+        parameters.n_ubatch = min(config.n_ubatch, config.n_batch)
+        parameters.n_seq_max = config.n_seq_max
+        parameters.n_threads = self._n_threads
+        parameters.n_threads_batch = config.n_threads_batch or self._n_threads
+        parameters.flash_attn_type = -1 if config.flash_attn is None else int(config.flash_attn)
+        parameters.type_k = _KV_TYPES[config.type_k][0]
+        parameters.type_v = _KV_TYPES[config.type_v][0]
+        parameters.kv_unified = config.kv_unified
+        parameters.swa_full = config.swa_full
+        parameters.no_perf = True
+        parameters.abort_callback = abort_function()
+        parameters.abort_callback_data = self._flag.address
+        if config.rope_scaling is not None:
+            parameters.rope_scaling_type = _ROPE_SCALING[config.rope_scaling]
+        if config.rope_freq_base is not None:
+            parameters.rope_freq_base = config.rope_freq_base
+        if config.rope_freq_scale is not None:
+            parameters.rope_freq_scale = config.rope_freq_scale
+
+    @property
+    def _n_threads(self) -> int:
+        return self._config.n_threads or len(os.sched_getaffinity(0))
+
+    @property
+    def _n_ctx(self) -> int:
+        trained = int(llama().llama_model_n_ctx_train(self._model))
+        return self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
+
+    def _check_options(self, header: GgufHeader) -> None:
+        """Refuse options that this model cannot have, before memory is taken for them."""
+        config = self._config
+        if config.n_batch < config.n_ubatch and config.n_batch % GRANULE:
+            raise ConfigError(
+                f"ContextConfig.n_batch: {config.n_batch} is below n_ubatch {config.n_ubatch} and "
+                f"no multiple of {GRANULE}; raise it or make it one"
+            )
+        arch = str(header.metadata.get("general.architecture", ""))
+        trained = header.metadata.get(f"{arch}.context_length", 0)
+        stretched = (config.rope_scaling, config.rope_freq_base, config.rope_freq_scale)
+        trained = trained if isinstance(trained, int) else 0
+        unstretched = all(option is None for option in stretched)
+        if config.n_ctx and 0 < trained < config.n_ctx and unstretched:
+            raise ConfigError(
+                f"ContextConfig.n_ctx: {config.n_ctx:,} exceeds the {trained:,} tokens that the "
+                "model was trained for; lower it, or stretch the context by rope_scaling, "
+                "rope_freq_base or rope_freq_scale"
+            )
+        self._check_memory(header.metadata, arch, trained)
+
+    def _check_memory(self, metadata: dict[str, Any], arch: str, trained: int) -> None:
+        def number(key: str) -> int:
+            value = metadata.get(f"{arch}.{key}", 0)
+            return value if isinstance(value, int) else 0
+
+        config = self._config
+        heads = number("attention.head_count")
+        per_head = number("attention.key_length") or (
+            number("embedding_length") // heads if heads else 0
+        )
+        width = (number("attention.head_count_kv") or heads) * per_head
+        value_bytes = _KV_TYPES[config.type_k][1] + _KV_TYPES[config.type_v][1]
+        n_ctx = config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
+        needed = int(number("block_count") * width * value_bytes * n_ctx * config.n_seq_max)
+        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > present:
+            raise ConfigError(
+                f"ContextConfig.n_ctx: {n_ctx:,} tokens for {config.n_seq_max} sequences need "
+                f"{needed / 2**30:,.0f} GiB of KV cache, this machine has "
+                f"{present / 2**30:,.0f} GiB; lower n_ctx or n_seq_max"
+            )
+
+    # The engine
+
+    def _engine(self, *, can_abort: bool) -> LlamaEngine:
+        vocabulary = Vocabulary(self._model)
+        return LlamaEngine(
+            model=self._model,
+            context=self._context,
+            vocabulary=vocabulary,
+            abort_flag=self._flag,
+            capabilities=self._capabilities(can_abort=can_abort),
+            info=self._info(vocabulary),
+        )
+
+    def _capabilities(self, *, can_abort: bool) -> Capabilities:
+        lib, context = llama(), self._context
+        has_memory = bool(context) and bool(lib.llama_get_memory(context))
+        family = self._family(has_memory=has_memory)
+        return Capabilities(
+            generate=has_memory and not lib.llama_model_has_encoder(self._model),
+            abort=can_abort,
+            n_seq_max=self._config.n_seq_max,
+            n_ctx=lib.llama_n_ctx_seq(context) if context else 0,
+            n_batch=lib.llama_n_batch(context) if context else 0,
+            granule=GRANULE,
+            family=family,
+        )
+
+    def _family(self, *, has_memory: bool) -> Family:
+        lib, model = llama(), self._model
+        if self._context and not has_memory:
+            return "encoder"
+        if lib.llama_model_is_hybrid(model):
+            return "hybrid"
+        if lib.llama_model_is_recurrent(model):
+            return "recurrent"
+        return "sliding_window" if lib.llama_model_n_swa(model) > 0 else "plain"
+
+    def _info(self, vocabulary: Vocabulary) -> EngineInfo:
+        lib, model, config = llama(), self._model, self._config
+        return EngineInfo(
+            architecture=self._meta("general.architecture"),
+            name=self._meta("general.name"),
+            description=self._text(lib.llama_model_desc),
+            n_params=lib.llama_model_n_params(model),
+            size=lib.llama_model_size(model),
+            n_vocab=vocabulary.size,
+            n_layer=lib.llama_model_n_layer(model),
+            n_embd=lib.llama_model_n_embd(model),
+            n_head=lib.llama_model_n_head(model),
+            n_head_kv=lib.llama_model_n_head_kv(model),
+            n_ctx_train=lib.llama_model_n_ctx_train(model),
+            n_ubatch=lib.llama_n_ubatch(self._context) if self._context else 0,
+            n_threads=self._n_threads,
+            flash_attn=config.flash_attn,
+            type_k=config.type_k,
+            type_v=config.type_v,
+            chat_template=self._chat_template(),
+            bos_token=vocabulary.bos_token,
+            eos_token=vocabulary.eos_token,
+            backend=f"llama.cpp {lib.llama_version().decode()}"
+            if hasattr(lib, "llama_version")
+            else "llama.cpp",
+            devices=lib.llama_print_system_info().decode(),
+        )
+
+    def _chat_template(self) -> str | None:
+        if self._model_config.chat_template is not None:
+            return self._model_config.chat_template
+        template = llama().llama_model_chat_template(self._model, None)
+        return template.decode("utf-8", "replace") if template else None
+
+    def _meta(self, key: str) -> str:
+        lib = llama()
+        return self._text(
+            lambda model, buffer, room: lib.llama_model_meta_val_str(
+                model, key.encode(), buffer, room
+            )
+        )
+
+    def _text(self, read: Any) -> str:
+        buffer = ctypes.create_string_buffer(1_024)
+        n = read(self._model, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if n >= 0 else ""
+
+    def _decode_one(self, token: int, *, aborted: bool) -> int:
+        """Decode one token, with the abort flag set or not, and clear the memory again.
+
+        Also pages the weights in, so that the first request does not have to.
+        """
+        lib = llama()
+        if aborted:
+            self._flag.set()
+        else:
+            self._flag.clear()
+        tokens = (ctypes.c_int32 * 1)(token)
+        code = int(lib.llama_decode(self._context, lib.llama_batch_get_one(tokens, 1)))
+        lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
+        self._flag.clear()
+        return code

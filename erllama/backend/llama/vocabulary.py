@@ -1,0 +1,100 @@
+"""Text to token ids and back. Safe from any thread, as `llama.h` promises for these calls."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from erllama.backend.llama.library import llama
+from erllama.errors import RequestError
+
+_NO_TOKEN = -1  # LLAMA_TOKEN_NULL
+
+
+class Vocabulary:
+    """The vocabulary of a loaded model, which owns it."""
+
+    def __init__(self, model: Any) -> None:
+        self._llama = llama()
+        self._vocab = self._llama.llama_model_get_vocab(model)
+        self.size: int = self._llama.llama_vocab_n_tokens(self._vocab)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
+        """Token ids of `text`.
+
+        Raises:
+            RequestError: the text has a lone surrogate, which has no UTF-8.
+        """
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as wrong:
+            raise RequestError(
+                f"prompt: the character at {wrong.start} is half of a surrogate pair and no text; "
+                "remove it"
+            ) from None
+        room = len(data) + 8  # no vocabulary makes more tokens than bytes, specials apart
+        while True:
+            buffer = (ctypes.c_int32 * room)()
+            n = self._llama.llama_tokenize(
+                self._vocab, data, len(data), buffer, room, add_special, parse_special
+            )
+            if n >= 0:
+                return array.array("i", memoryview(buffer).cast("B").cast("i")[:n])
+            room = -n
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens`, special ones rendered."""
+        self.check(tokens)
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        room = 16 * len(tokens) + 16
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = self._llama.llama_detokenize(
+                self._vocab, ids, len(tokens), buffer, room, False, True
+            )
+            if n >= 0:
+                return buffer.raw[:n].decode("utf-8", "replace")
+            room = -n
+
+    def check(self, tokens: Sequence[int]) -> None:
+        """Refuse ids that are not in the vocabulary: llama.cpp would abort the process."""
+        if len(tokens) and not (min(tokens) >= 0 and max(tokens) < self.size):
+            bad = next(t for t in tokens if not 0 <= t < self.size)
+            raise RequestError(
+                f"prompt: token id {bad} is not in the vocabulary; ids go from 0 to {self.size - 1}"
+            )
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; a control token has none unless `special`."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = self._llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    def ends(self, token: int) -> bool:
+        """Whether `token` ends a generation."""
+        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+
+    @property
+    def bos_token(self) -> str:
+        return self._text(self._llama.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_token(self) -> str:
+        return self._text(self._llama.llama_vocab_eos(self._vocab))
+
+    @property
+    def warm_up_token(self) -> int:
+        """Some token that every vocabulary has."""
+        bos = self._llama.llama_vocab_bos(self._vocab)
+        return bos if 0 <= bos < self.size else 0
+
+    def _text(self, token: int) -> str:
+        if token == _NO_TOKEN or not 0 <= token < self.size:
+            return ""
+        return self.piece(token, special=True).decode("utf-8", "replace")

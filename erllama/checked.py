@@ -1,0 +1,139 @@
+"""Structs that check their own values.
+
+A `Checked` struct declares each field once, with its type, its limits (`msgspec.Meta`) and its
+description; from that come the error messages here and the reference page in `docs/`. Values are
+checked by `msgspec.convert` against a twin of the struct, because msgspec itself checks limits
+only when it decodes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import typing
+from typing import Any, ClassVar
+
+import msgspec
+
+from erllama.errors import ConfigError
+
+_WHERE = re.compile(r" - at `\$\.(?P<field>\w+).*`$")
+
+
+class _CheckedMeta(msgspec.StructMeta):
+    def __call__(cls, *args: Any, **fields: Any) -> Any:  # noqa: N805 (a metaclass)
+        known = typing.cast("type[Checked]", cls).__struct_fields__
+        for name in fields:
+            if name not in known:
+                raise TypeError(unknown_keyword(cls.__name__, name, known))
+        plain = {name: _plain(value) for name, value in fields.items()}
+        return super().__call__(*args, **plain)
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True, metaclass=_CheckedMeta):
+    """Base of structs whose values are checked when they are made.
+
+    Raises:
+        TypeError: a field that does not exist, with the nearest one that does.
+        ConfigError: (or the class's own `error`) a value outside the field's limits.
+    """
+
+    error: ClassVar[type[Exception]] = ConfigError
+
+    def __post_init__(self) -> None:
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        try:
+            msgspec.convert(values, _twin(type(self)))
+        except msgspec.ValidationError as wrong:
+            raise self._explain(str(wrong), values) from None
+
+    def _explain(self, message: str, values: dict[str, object]) -> Exception:
+        where = _WHERE.search(message)
+        if where is None:
+            return self.error(f"{type(self).__name__}: {message}")
+        name = where["field"]
+        expected = _expectation(type(self), name, message[: where.start()])
+        meaning = describe(type(self)).get(name, "")
+        option = f"{type(self).__name__}.{name}"
+        return self.error(f"{option}: {expected}, got {_short(values[name])}. {meaning}".strip())
+
+
+def describe(struct: type[Checked]) -> dict[str, str]:
+    """The description of each field of `struct`."""
+    return {
+        name: " ".join(
+            meta.description
+            for meta in _metas(hint)
+            if isinstance(meta, msgspec.Meta) and meta.description
+        )
+        for name, hint in _hints(struct).items()
+        if name in struct.__struct_fields__
+    }
+
+
+def unknown_keyword(owner: str, name: str, known: typing.Iterable[str]) -> str:
+    """The message for a keyword argument that `owner` does not have.
+
+    >>> unknown_keyword("Request", "max_token", ["max_tokens", "seed"])
+    "Request has no option 'max_token'; did you mean 'max_tokens'?"
+    """
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(choices)}"
+    return f"{owner} has no option {name!r}; {hint}"
+
+
+@functools.cache
+def _twin(struct: type[Checked]) -> type[msgspec.Struct]:
+    hints = _hints(struct)
+    return msgspec.defstruct(
+        struct.__name__, [(name, hints[name]) for name in struct.__struct_fields__]
+    )
+
+
+@functools.cache
+def _hints(struct: type[Checked]) -> dict[str, Any]:
+    return typing.get_type_hints(struct, include_extras=True)
+
+
+def _metas(hint: Any) -> list[Any]:
+    found = list(getattr(hint, "__metadata__", ()))
+    for part in typing.get_args(hint):
+        found += _metas(part)
+    return found
+
+
+def _expectation(struct: type[Checked], name: str, message: str) -> str:
+    if message.startswith("Invalid enum value"):
+        choices = [
+            repr(choice)
+            for part in (_hints(struct)[name], *typing.get_args(_hints(struct)[name]))
+            if typing.get_origin(part) is typing.Literal
+            for choice in typing.get_args(part)
+        ]
+        return "expected one of " + ", ".join(choices)
+    limits = [
+        f"{word} {bound:g}"
+        for meta in _metas(_hints(struct)[name])
+        if isinstance(meta, msgspec.Meta)
+        for word, bound in (
+            ("more than", meta.gt),
+            ("at least", meta.ge),
+            ("less than", meta.lt),
+            ("at most", meta.le),
+        )
+        if bound is not None
+    ]
+    kind = re.sub(r", got .*|( [<>]=? .*)", "", message).replace("Expected", "expected")
+    return f"{kind} {' and '.join(limits)}".strip()
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,173 @@
+"""Configuration of a runtime, a model and a context.
+
+Each field says its meaning, unit and limits once, in its annotation; a value outside them raises
+`ConfigError`. `None` means that erllama or llama.cpp chooses, as the field's description says.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from erllama.checked import Checked
+from erllama.errors import ConfigError
+
+GRANULE = 64
+"""Rows of the smallest prompt slice whose numbers do not depend on how a prompt was sliced."""
+
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+FingerprintMode = Literal["safe", "gguf_chunked", "fast_unsafe"]
+SplitMode = Literal["none", "layer", "row", "tensor"]
+RopeScaling = Literal["none", "linear", "yarn", "longrope"]
+
+
+class ModelConfig(Checked, frozen=True, kw_only=True):
+    """How a model's weights are loaded."""
+
+    gpu_layers: Annotated[
+        int,
+        Meta(ge=-1, le=100_000, description="Layers kept on a GPU, if there is one; -1: all."),
+    ] = -1
+    split_mode: Annotated[
+        SplitMode, Meta(description="How a model is spread over several GPUs.")
+    ] = "layer"
+    main_gpu: Annotated[
+        int, Meta(ge=0, le=1_000, description="The GPU that split_mode='none' uses.")
+    ] = 0
+    tensor_split: Annotated[
+        Annotated[tuple[Annotated[float, Meta(ge=0, le=1e6)], ...], Meta(max_length=16)],
+        Meta(description="Share of the model per GPU; empty: by free memory."),
+    ] = ()
+    use_mmap: Annotated[
+        bool, Meta(description="Map the file instead of reading it, where the system can.")
+    ] = True
+    use_mlock: Annotated[
+        bool, Meta(description="Ask the system to keep the weights in memory, never swapped.")
+    ] = False
+    vocab_only: Annotated[
+        bool, Meta(description="Load the vocabulary only: the model can tokenize, not generate.")
+    ] = False
+    fingerprint: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=256)] | None,
+        Meta(
+            description="The caller's own name for the bytes, for fingerprint_mode='fast_unsafe'."
+        ),
+    ] = None
+    fingerprint_mode: Annotated[
+        FingerprintMode,
+        Meta(
+            description="What identifies the model: SHA-256 of the whole file (safe), of its "
+            "metadata and samples of every tensor (gguf_chunked), or the caller's word "
+            "(fast_unsafe)."
+        ),
+    ] = "safe"
+    chat_template: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=1_000_000)] | None,
+        Meta(description="A Jinja chat template in place of the one in the file."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.fingerprint_mode == "fast_unsafe") != (self.fingerprint is not None):
+            raise ConfigError(
+                "ModelConfig.fingerprint: give it together with fingerprint_mode='fast_unsafe', "
+                "or leave both at their defaults"
+            )
+
+
+class ContextConfig(Checked, frozen=True, kw_only=True):
+    """The context a model computes in."""
+
+    n_ctx: Annotated[
+        Annotated[int, Meta(ge=GRANULE, le=16_777_216)] | None,
+        Meta(
+            description="Longest context of one request, in tokens; None: the model's own, "
+            "at most 4,096."
+        ),
+    ] = None
+    n_seq_max: Annotated[
+        int, Meta(ge=1, le=256, description="Sequences computed side by side.")
+    ] = 1
+    n_batch: Annotated[
+        int,
+        Meta(ge=GRANULE, le=65_536, description="Most rows in one call of llama_decode."),
+    ] = 512
+    n_ubatch: Annotated[
+        int,
+        Meta(
+            ge=GRANULE,
+            le=65_536,
+            multiple_of=GRANULE,
+            description="Rows computed at a time inside a call: a multiple of 64.",
+        ),
+    ] = 512
+    n_threads: Annotated[
+        Annotated[int, Meta(ge=1, le=512)] | None,
+        Meta(description="Threads for decoding; None: one per usable core."),
+    ] = None
+    n_threads_batch: Annotated[
+        Annotated[int, Meta(ge=1, le=512)] | None,
+        Meta(description="Threads for prefill; None: the same as n_threads."),
+    ] = None
+    flash_attn: Annotated[
+        bool | None, Meta(description="Flash attention; None: llama.cpp's choice.")
+    ] = None
+    type_k: Annotated[KvType, Meta(description="Number format of the K cache.")] = "f16"
+    type_v: Annotated[
+        KvType, Meta(description="Number format of the V cache; a quantized one needs flash_attn.")
+    ] = "f16"
+    kv_unified: Annotated[
+        bool,
+        Meta(description="One KV buffer for all sequences: less memory, slower, never exact."),
+    ] = False
+    swa_full: Annotated[
+        bool,
+        Meta(description="Keep the whole context of sliding-window layers, not the window only."),
+    ] = True
+    rope_scaling: Annotated[
+        RopeScaling | None, Meta(description="RoPE scaling; None: the model's own.")
+    ] = None
+    rope_freq_base: Annotated[
+        Annotated[float, Meta(gt=0, le=1e12)] | None,
+        Meta(description="RoPE base frequency; None: the model's own."),
+    ] = None
+    rope_freq_scale: Annotated[
+        Annotated[float, Meta(gt=0, le=1e3)] | None,
+        Meta(description="RoPE frequency factor; None: the model's."),
+    ] = None
+    max_queue: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Requests that may wait; one more gets QueueFull."),
+    ] = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.type_v not in ("f32", "f16", "bf16") and self.flash_attn is False:
+            raise ConfigError(
+                f"ContextConfig.type_v: {self.type_v} needs flash attention; "
+                "set flash_attn to True or None, or type_v to f16"
+            )
+
+
+class RuntimeConfig(Checked, frozen=True, kw_only=True):
+    """What all models of a runtime share."""
+
+    cache_dir: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="Folder for what outlives the process (model fingerprints); "
+            "None: nothing is kept."
+        ),
+    ] = None
+    restart_intensity: Annotated[
+        int,
+        Meta(ge=0, le=1_000, description="Restarts of one child within restart_period_s."),
+    ] = 5
+    restart_period_s: Annotated[
+        float, Meta(gt=0, le=86_400, description="Seconds in which restarts are counted.")
+    ] = 60.0
+    shutdown_s: Annotated[
+        float,
+        Meta(gt=0, le=3_600, description="Seconds that a child may take to stop."),
+    ] = 10.0

@@ -1,0 +1,1 @@
+"""Models as actors: requests in, tokens out."""

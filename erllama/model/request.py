@@ -1,0 +1,103 @@
+"""What a caller asks for."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from erllama.backend.base import token_array
+from erllama.checked import Checked, unknown_keyword
+from erllama.errors import PromptTooLong, RequestError
+from erllama.sampling import SamplingParams
+
+
+class Request(Checked, frozen=True, kw_only=True):
+    """The options of one request, beside its prompt."""
+
+    error: ClassVar[type[Exception]] = RequestError
+
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=2**31 - 1)] | None,
+        Meta(description="Most tokens to generate; None: until the model ends or n_ctx is full."),
+    ] = None
+    timeout: Annotated[
+        Annotated[float, Meta(gt=0, le=31_536_000)] | None,
+        Meta(description="Seconds from the call to the end, waiting included; then CallTimeout."),
+    ] = None
+    prefill_progress: Annotated[
+        bool, Meta(description="Whether a stream has PrefillProgress events.")
+    ] = False
+    sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
+
+
+def make_request(options: dict[str, Any]) -> Request:
+    """A `Request` from keyword arguments: its own fields and those of `SamplingParams`.
+
+    Raises:
+        TypeError: an unknown keyword; names the nearest known one.
+        RequestError: a value out of range, or both `sampling` and one of its fields.
+    """
+    own = {name: value for name, value in options.items() if name in Request.__struct_fields__}
+    rest = {name: value for name, value in options.items() if name not in own}
+    for name in rest:
+        if name not in SamplingParams.__struct_fields__:
+            known = (*Request.__struct_fields__, *SamplingParams.__struct_fields__)
+            raise TypeError(unknown_keyword("a request", name, known))
+    if not rest:
+        return Request(**own)
+    if "sampling" in own:
+        raise RequestError(
+            f"sampling: it has the same options as {', '.join(map(repr, rest))}; give either"
+        )
+    return Request(**own, sampling=SamplingParams(**rest))
+
+
+Prompt = str | array.array[int]
+
+
+def check_prompt(prompt: str | Sequence[int]) -> Prompt:
+    """The prompt as text or as one flat array of ids.
+
+    Raises:
+        RequestError: empty, or neither text nor token ids.
+    """
+    if isinstance(prompt, str):
+        if not prompt:
+            raise RequestError("prompt: is empty; give at least one character")
+        return prompt
+    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence | array.array):
+        raise RequestError(
+            f"prompt: expected text or a sequence of token ids, got {type(prompt).__name__}"
+        )
+    try:
+        tokens = token_array(prompt)
+    except (TypeError, OverflowError) as wrong:
+        raise RequestError(f"prompt: expected token ids, but {wrong}") from None
+    if not tokens:
+        raise RequestError("prompt: is empty; give at least one token")
+    return tokens
+
+
+def check_tokens(tokens: array.array[int], *, n_vocab: int, n_ctx: int) -> None:
+    """Refuse a prompt that the model cannot take.
+
+    Raises:
+        RequestError: no tokens, or an id outside the vocabulary.
+        PromptTooLong: more tokens than the context holds.
+    """
+    if not tokens:
+        raise RequestError("prompt: has no tokens in this vocabulary")
+    if len(tokens) > n_ctx:
+        raise PromptTooLong(
+            f"prompt: has {len(tokens):,} tokens, the context holds {n_ctx:,}; shorten it, or load "
+            "the model with a larger n_ctx"
+        )
+    if min(tokens) < 0 or max(tokens) >= n_vocab:
+        bad = next(t for t in tokens if not 0 <= t < n_vocab)
+        raise RequestError(
+            f"prompt: token id {bad} is not in the vocabulary; ids go from 0 to {n_vocab - 1}"
+        )

@@ -1,0 +1,37 @@
+"""Where a prompt is cut. Pure.
+
+The exact-slicing rule: a prompt is cut only at absolute positions that are multiples of the
+granule (64 rows), and what is left after the last multiple, the tail, is computed by itself. Rows
+computed so are a function of the tokens alone: not of the sizes of the slices, nor of what the
+process did before (docs/exact-slicing.md has the measurements).
+"""
+
+from __future__ import annotations
+
+
+def slice_rows(pos: int, end: int, limit: int, granule: int) -> int:
+    """How many rows the next slice takes.
+
+    Args:
+        pos: tokens computed so far, a multiple of `granule`.
+        end: length of the prompt, above `pos`.
+        limit: most rows wanted in one slice; at least one granule is taken.
+        granule: rows of the finest cut.
+
+    >>> [slice_rows(0, 1000, 512, 64), slice_rows(512, 1000, 512, 64), slice_rows(960, 1000, 512, 64)]
+    [512, 448, 40]
+    """
+    last_cut = end - end % granule
+    if pos >= last_cut:
+        return end - pos
+    return min(last_cut - pos, max(limit - limit % granule, granule))
+
+
+def rows_within(seconds: float, rows_per_s: float, granule: int) -> int:
+    """How many rows fit a time, rounded down to the granule; at least one granule.
+
+    >>> rows_within(0.1, 2_000.0, 64)
+    192
+    """
+    rows = int(seconds * rows_per_s)
+    return max(rows - rows % granule, granule)

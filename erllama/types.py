@@ -1,0 +1,130 @@
+"""Results, events and snapshots: what erllama hands out. All frozen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "cancelled"]
+Phase = Literal["loading", "idle", "running", "failed", "stopping"]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a request went, in milliseconds.
+
+    `ttft_ms` runs from the call to the first sampled token; 0 if none was sampled.
+    """
+
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    ttft_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a request.
+
+    `tokens` are the sampled ones, an end-of-generation token included; `context_tokens` is the
+    prompt plus `tokens`. `seed` is the one that was used, so that a run can be repeated.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+    context_tokens: list[int]
+    seed: int
+    usage: Usage
+    timings: Timings
+
+
+class Text(msgspec.Struct, frozen=True, tag=True):
+    """Whole characters, and the token that completed them."""
+
+    text: str
+    token: int
+
+
+class PrefillProgress(msgspec.Struct, frozen=True, tag=True):
+    """`done` of `total` prompt tokens are computed."""
+
+    done: int
+    total: int
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The last event of a stream."""
+
+    completion: Completion
+
+
+Event = Text | PrefillProgress | Done
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A model and the context it runs in. Sizes in bytes, lengths in tokens."""
+
+    id: str
+    path: str
+    fingerprint: str
+    architecture: str
+    name: str
+    description: str
+    family: str
+    n_params: int
+    size: int
+    n_vocab: int
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    n_ctx_train: int
+    n_ctx: int
+    n_seq_max: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    flash_attn: bool | None
+    type_k: str
+    type_v: str
+    can_generate: bool
+    can_abort: bool
+    granule: int
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+    backend: str
+    devices: str
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is doing now.
+
+    Attributes:
+        phase: loading, idle, running, failed or stopping.
+        load_progress: 0 to 1 while loading.
+        active: requests being computed.
+        pending: requests that wait.
+        restarts: how often the model was loaded again after a crash.
+        decode_tokens_per_s: of the latest generation; 0 before the first.
+        prefill_tokens_per_s: of the latest prompt; 0 before the first.
+        heartbeat_age_s: seconds since the last sign of life of a step that is running; else 0.
+    """
+
+    id: str
+    phase: Phase
+    load_progress: float
+    active: int
+    pending: int
+    restarts: int
+    decode_tokens_per_s: float
+    prefill_tokens_per_s: float
+    heartbeat_age_s: float
