@@ -128,3 +128,36 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
     heartbeat_age_s: float
+
+
+class ActorNode(msgspec.Struct, frozen=True, kw_only=True):
+    """An actor in the supervision tree."""
+
+    id: str
+    state: str
+    restarts: int
+    children: tuple[ActorNode, ...] = ()
+
+
+class LaneInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The compute thread.
+
+    Attributes:
+        alive: it runs and takes jobs.
+        generation: how often one was started in this process.
+        queued: jobs that wait, of all models.
+        busy_s: seconds that the running job has taken; 0 between jobs.
+    """
+
+    alive: bool
+    generation: int
+    queued: int
+    busy_s: float
+
+
+class RuntimeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A runtime at a moment."""
+
+    tree: ActorNode
+    models: tuple[ModelStatus, ...]
+    lane: LaneInfo

@@ -21,8 +21,6 @@ from erllama.sampling import SamplerPlan
 
 Family = Literal["plain", "sliding_window", "recurrent", "hybrid", "encoder"]
 StepStatus = Literal["done", "aborted", "no_slot", "failed"]
-Tokens = array.array
-"""Token ids as a flat array of C ints (`array.array("i")`): one buffer, not a list of objects."""
 
 
 def token_array(tokens: Sequence[int]) -> array.array[int]:
@@ -177,7 +175,7 @@ class Engine(Protocol):
         """Carry out `plan`. On the lane only.
 
         Raises:
-            RequestError: the plan breaks a rule (ids, sizes, positions); nothing was computed.
+            DecodeFailed: the plan breaks a rule (ids, sizes, positions); nothing was computed.
         """
 
     def abort(self, number: int) -> None:
@@ -201,8 +199,23 @@ Progress = Callable[[float], bool]
 """Told the share done, 0 to 1; returns False to give up loading."""
 
 
+class FingerprintMemory(Protocol):
+    """Remembers the hashes of files; see `erllama.backend.fingerprint`."""
+
+    def recall(self, key: str) -> str | None: ...
+
+    def remember(self, key: str, fingerprint: str) -> None: ...
+
+
 class Loading(Protocol):
-    """How an engine comes to be, in two parts for two threads."""
+    """How an engine comes to be, in parts for two threads."""
+
+    def fingerprint(self, memory: FingerprintMemory, progress: Progress) -> str:
+        """What identifies the model's bytes. On a low-priority worker.
+
+        Raises:
+            ModelLoadError: a file cannot be read, or `progress` gave up.
+        """
 
     def load(self, progress: Progress) -> None:
         """Read the weights and make the context. On a low-priority worker, never on the lane.

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from erllama.backend.base import Progress
+from erllama.backend.base import FingerprintMemory, Progress
 from erllama.errors import ModelLoadError
 
 _PIECE = 8 * 1024 * 1024
@@ -38,11 +38,11 @@ class Extent(msgspec.Struct, frozen=True):
     size: int
 
 
-class FingerprintMemory:
+class FileHashes:
     """Remembers the hashes of files, in this process and, given a folder, beyond it."""
 
-    def __init__(self, folder: pathlib.Path | None = None) -> None:
-        self._file = folder / _MEMORY_FILE if folder else None
+    def __init__(self, folder: str | None = None) -> None:
+        self._file = pathlib.Path(folder).expanduser() / _MEMORY_FILE if folder else None
         self._known: dict[str, str] = {}
         if self._file is not None:
             with contextlib.suppress(OSError, msgspec.DecodeError):
@@ -131,12 +131,11 @@ def _hash(path: pathlib.Path, file: Any, progress: Progress) -> str:
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         return digest.hexdigest()
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        with memoryview(mapped) as view:
-            for start in range(0, size, _PIECE):
-                if not progress(start / size):
-                    raise ModelLoadError(f"{path}: loading was given up")
-                digest.update(view[start : start + _PIECE])
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+        for start in range(0, size, _PIECE):
+            if not progress(start / size):
+                raise ModelLoadError(f"{path}: loading was given up")
+            digest.update(view[start : start + _PIECE])
     progress(1.0)
     return digest.hexdigest()
 

@@ -27,10 +27,9 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-import msgspec
-
 from erllama.backend.fairness import FairQueue
 from erllama.errors import EngineCrashed, EngineStuck
+from erllama.types import LaneInfo
 
 T = TypeVar("T")
 
@@ -38,22 +37,6 @@ log = logging.getLogger("erllama.lane")
 
 JOIN_S = 10.0
 _CONTENDED_S = 0.5
-
-
-class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The lane now.
-
-    Attributes:
-        alive: its thread runs and takes jobs.
-        generation: how often a lane thread was started in this process.
-        queued: jobs that wait, of all owners.
-        busy_s: seconds that the running job has taken so far; 0 between jobs.
-    """
-
-    alive: bool
-    generation: int
-    queued: int
-    busy_s: float
 
 
 class _Job:
@@ -89,9 +72,7 @@ class _ComputeThread:
         """Count `handle` in and see that a thread runs. May wait for an old thread's end."""
         with self._lock:
             self._handles.add(handle)
-            if self._accepting:
-                return
-            old = self._thread
+            old = None if self._accepting else self._thread
         self._join(old)
         with self._lock:
             if self._accepting:
@@ -135,10 +116,10 @@ class _ComputeThread:
             self._jobs.forget(owner)
             self._last_used.pop(owner, None)
 
-    def status(self) -> LaneStatus:
+    def status(self) -> LaneInfo:
         busy = self.busy_since
         with self._lock:
-            return LaneStatus(
+            return LaneInfo(
                 alive=self._accepting,
                 generation=self.generation,
                 queued=len(self._jobs),
@@ -220,6 +201,7 @@ class Lane:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._up = asyncio.Event()
         self.on_down: Callable[[BaseException], object] | None = None
 
     async def start(self) -> None:
@@ -229,6 +211,11 @@ class Lane:
             EngineStuck: an old thread hangs in a native call.
         """
         await self._loop.run_in_executor(None, _process.acquire, self)
+        self._up.set()
+
+    async def wait_up(self) -> None:
+        """Return once the lane takes jobs."""
+        await self._up.wait()
 
     async def stop(self) -> None:
         """Stop using the lane; the last user ends its thread.
@@ -236,6 +223,7 @@ class Lane:
         Raises:
             EngineStuck: the thread hangs in a native call.
         """
+        self._up.clear()
         await self._loop.run_in_executor(None, _process.release, self)
 
     def new_owner(self) -> int:
@@ -256,6 +244,23 @@ class Lane:
         """
         return self._submit(owner, work, kept=False)
 
+    def submit_then(
+        self,
+        owner: Hashable,
+        work: Callable[[], T],
+        then: Callable[[T | None, BaseException | None], object],
+    ) -> None:
+        """Queue `work`; `then(result, error)` is called on the event loop.
+
+        Raises:
+            EngineCrashed: the lane is down.
+        """
+
+        def deliver(result: Any, error: BaseException | None) -> None:
+            self._call_soon(then, result, error)
+
+        _process.submit(owner, _Job(work, deliver, kept=False))
+
     def submit_free(self, owner: Hashable, work: Callable[[], T]) -> asyncio.Future[T]:
         """Queue work that frees native memory: never refused, kept if the lane is down."""
         return self._submit(owner, work, kept=True)
@@ -268,14 +273,18 @@ class Lane:
         """Whether owners other than this one are using the lane too."""
         return _process.contended(owner)
 
-    def status(self) -> LaneStatus:
+    def status(self) -> LaneInfo:
         """A snapshot; does not wait."""
         return _process.status()
 
     def notify_down(self, reason: BaseException) -> None:
         """Called on the lane thread when its loop ended by accident."""
+        self._call_soon(self._went_down, reason)
+
+    def _went_down(self, reason: BaseException) -> None:
+        self._up.clear()
         if self.on_down is not None:
-            self._call_soon(self.on_down, reason)
+            self.on_down(reason)
 
     def _submit(self, owner: Hashable, work: Callable[[], T], *, kept: bool) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()

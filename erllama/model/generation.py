@@ -105,9 +105,6 @@ class Generation:
     def finish(self, reason: FinishReason, now: float) -> Completion:
         """The result, as far as it came."""
         self.finished = reason
-        tail = self._decoder.flush()
-        if tail:
-            self._text.append(tail)
         first = self._first_token if self._first_token is not None else now
         return Completion(
             text="".join(self._text),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import array
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from erllama.backend.base import token_array
 from erllama.checked import Checked, unknown_keyword
 from erllama.errors import PromptTooLong, RequestError
 from erllama.sampling import SamplingParams
@@ -56,7 +55,7 @@ def make_request(options: dict[str, Any]) -> Request:
     return Request(**own, sampling=SamplingParams(**rest))
 
 
-Prompt = str | array.array[int]
+Prompt: TypeAlias = "str | array.array[int]"
 
 
 def check_prompt(prompt: str | Sequence[int]) -> Prompt:
@@ -69,12 +68,12 @@ def check_prompt(prompt: str | Sequence[int]) -> Prompt:
         if not prompt:
             raise RequestError("prompt: is empty; give at least one character")
         return prompt
-    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence | array.array):
+    if isinstance(prompt, bytes | bytearray) or not hasattr(prompt, "__iter__"):
         raise RequestError(
             f"prompt: expected text or a sequence of token ids, got {type(prompt).__name__}"
         )
     try:
-        tokens = token_array(prompt)
+        tokens = array.array("i", prompt)
     except (TypeError, OverflowError) as wrong:
         raise RequestError(f"prompt: expected token ids, but {wrong}") from None
     if not tokens:

@@ -18,7 +18,7 @@ def slice_rows(pos: int, end: int, limit: int, granule: int) -> int:
         limit: most rows wanted in one slice; at least one granule is taken.
         granule: rows of the finest cut.
 
-    >>> [slice_rows(0, 1000, 512, 64), slice_rows(512, 1000, 512, 64), slice_rows(960, 1000, 512, 64)]
+    >>> [slice_rows(pos, 1000, 512, 64) for pos in (0, 512, 960)]
     [512, 448, 40]
     """
     last_cut = end - end % granule

@@ -25,8 +25,6 @@ from erllama.backend.base import (
     Capabilities,
     Draw,
     EngineInfo,
-    Prefill,
-    Row,
     Sampled,
     StepOutcome,
     StepPlan,
@@ -35,8 +33,10 @@ from erllama.backend.base import (
 from erllama.backend.llama.abort import AbortFlag
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.library import LogLines, capture_log, llama
+from erllama.backend.llama.readers import Readers
 from erllama.backend.llama.sampler import SamplerChain
 from erllama.backend.llama.vocabulary import Vocabulary
+from erllama.backend.plan_check import check_plan, logit_rows, sequences
 from erllama.errors import DecodeFailed
 
 _STATUS: dict[int, StepStatus] = {0: "done", 1: "no_slot", 2: "aborted"}  # llama_decode, llama.h
@@ -63,6 +63,7 @@ class LlamaEngine:
         self._flag = abort_flag
         self._aborted = 0
         self._closed = False
+        self._readers = Readers()
         self._batch = Batch(capabilities.n_batch) if context else None
         self._held = [0] * capabilities.n_seq_max
         self._samplers: dict[int, SamplerChain] = {}
@@ -93,7 +94,7 @@ class LlamaEngine:
         return StepOutcome(
             number=plan.number,
             status=status,
-            positions={seq: self._held[seq] for seq in _sequences(plan)},
+            positions={seq: self._held[seq] for seq in sequences(plan)},
             sampled=sampled,
             detail=detail,
             elapsed_ns=time.perf_counter_ns() - started,
@@ -103,6 +104,7 @@ class LlamaEngine:
         if self._closed:
             return
         self._closed = True
+        self._readers.shut()  # nobody tokenizes with a freed vocabulary
         for sampler in self._samplers.values():
             sampler.free()
         self._samplers.clear()
@@ -121,62 +123,22 @@ class LlamaEngine:
         return self._vocabulary.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        return self._vocabulary.detokenize(tokens)
+        with self._readers:
+            return self._vocabulary.detokenize(tokens)
 
     # Inside a step
 
     def _check(self, plan: StepPlan) -> None:
         if self._closed:
             raise DecodeFailed("the engine is closed")
-        if not self.capabilities.generate and (plan.prefill or plan.rows):
-            raise DecodeFailed("this model cannot generate")
-        if plan.prefill and plan.rows:
-            raise DecodeFailed("a step has a prefill slice or decode rows, not both")
-        fresh = {*plan.end, *(begin.seq for begin in plan.begin)}
-        for seq in (*_sequences(plan), *plan.end):
-            if not 0 <= seq < self.capabilities.n_seq_max:
-                raise DecodeFailed(f"sequence {seq}: ids go to {self.capabilities.n_seq_max - 1}")
-        if plan.prefill:
-            self._check_prefill(plan.prefill, fresh)
-        self._check_rows(plan.rows, fresh)
-        self._check_draws(plan)
-
-    def _check_prefill(self, prefill: Prefill, fresh: set[int]) -> None:
-        n = len(prefill.tokens)
-        if not 1 <= n <= self.capabilities.n_batch:
-            raise DecodeFailed(f"a slice of {n} rows; 1 to {self.capabilities.n_batch} fit a step")
-        ids = np.frombuffer(prefill.tokens, np.int32)
-        if ids.min() < 0 or ids.max() >= self._vocabulary.size:
-            raise DecodeFailed("a token id is outside the vocabulary")
-        self._check_position(prefill.seq, prefill.pos, n, fresh)
-
-    def _check_rows(self, rows: tuple[Row, ...], fresh: set[int]) -> None:
-        if len(rows) > self.capabilities.n_batch or len({row.seq for row in rows}) != len(rows):
-            raise DecodeFailed("decode rows: one per sequence, at most n_batch")
-        for row in rows:
-            if not 0 <= row.token < self._vocabulary.size:
-                raise DecodeFailed(f"token id {row.token} is outside the vocabulary")
-            self._check_position(row.seq, row.pos, 1, fresh)
-
-    def _check_position(self, seq: int, pos: int, n: int, fresh: set[int]) -> None:
-        held = 0 if seq in fresh else self._held[seq]
-        if pos != held:
-            raise DecodeFailed(f"sequence {seq} holds {held} tokens; position {pos} leaves a gap")
-        if pos + n > self.capabilities.n_ctx:
-            raise DecodeFailed(f"sequence {seq} would exceed n_ctx {self.capabilities.n_ctx}")
-
-    def _check_draws(self, plan: StepPlan) -> None:
-        with_logits = {row.seq for row in plan.rows}
-        if plan.prefill and plan.prefill.logits:
-            with_logits.add(plan.prefill.seq)
-        begun = {begin.seq for begin in plan.begin}
-        for draw in plan.draws:
-            if draw.seq not in with_logits:
-                raise DecodeFailed(f"sequence {draw.seq} has no logits in this step")
-            if draw.seq not in begun and (draw.seq not in self._samplers or draw.seq in plan.end):
-                raise DecodeFailed(f"sequence {draw.seq} has no sampler")
-            if not 0 <= draw.seed < 2**32 - 1:
-                raise DecodeFailed("a draw's seed is a 32-bit number below 0xFFFFFFFF")
+        check_plan(
+            plan,
+            capabilities=self.capabilities,
+            n_vocab=self._vocabulary.size,
+            held=self._held,
+            samplers=self._samplers,
+            largest=_bounds,
+        )
 
     def _begin(self, begin: Begin) -> None:
         self._end(begin.seq)
@@ -226,7 +188,7 @@ class LlamaEngine:
         Finished micro-batches stay valid in attention caches. A recurrent state that was half
         advanced cannot be rolled back, so there the sequence starts anew.
         """
-        for seq in _sequences(plan):
+        for seq in sequences(plan):
             if self.capabilities.family in ("recurrent", "hybrid"):
                 self._clear(seq)
             else:
@@ -234,7 +196,7 @@ class LlamaEngine:
                 self._held[seq] = last + 1
 
     def _sample(self, plan: StepPlan) -> tuple[str, tuple[Sampled, ...]]:
-        rows = _logit_rows(plan)
+        rows = logit_rows(plan)
         sampled = []
         for draw in plan.draws:
             row = rows[draw.seq]
@@ -264,15 +226,8 @@ class LlamaEngine:
         return bool(np.isfinite(logits.max()))
 
 
-def _sequences(plan: StepPlan) -> list[int]:
-    """The sequences that a plan begins or computes, each once."""
-    prefill = [plan.prefill.seq] if plan.prefill else []
-    begun = [begin.seq for begin in plan.begin]
-    return list(dict.fromkeys([*begun, *prefill, *(row.seq for row in plan.rows)]))
-
-
-def _logit_rows(plan: StepPlan) -> dict[int, int]:
-    """For each sequence with logits, its row in the batch."""
-    if plan.prefill:
-        return {plan.prefill.seq: len(plan.prefill.tokens) - 1}
-    return {row.seq: i for i, row in enumerate(plan.rows)}
+def _bounds(ids: Sequence[int]) -> tuple[int, int]:
+    if len(ids) == 1:
+        return ids[0], ids[0]
+    values = np.frombuffer(ids, np.int32) if isinstance(ids, array.array) else np.asarray(ids)
+    return int(values.min()), int(values.max())

@@ -7,7 +7,8 @@ import os
 import pathlib
 from typing import Any
 
-from erllama.backend.base import Capabilities, EngineInfo, Family, Progress
+from erllama.backend.base import Capabilities, EngineInfo, Family, FingerprintMemory, Progress
+from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
@@ -50,6 +51,15 @@ class LlamaLoading:
         self._model: Any = None
         self._context: Any = None
         self._flag = AbortFlag()
+
+    def fingerprint(self, memory: FingerprintMemory, progress: Progress) -> str:
+        config = self._model_config
+        if config.fingerprint is not None:
+            return config.fingerprint
+        files = shards(self._path)
+        if config.fingerprint_mode == "gguf_chunked":
+            return chunked_fingerprint((file, _extents(file)) for file in files)
+        return safe_fingerprint(files, memory, progress)
 
     def load(self, progress: Progress) -> None:
         files = shards(self._path)
@@ -311,3 +321,12 @@ class LlamaLoading:
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         self._flag.clear()
         return code
+
+
+def _extents(path: pathlib.Path) -> list[Extent]:
+    """The header of a file, then its tensors."""
+    header = read_header(path)
+    return [
+        Extent(0, header.data_offset),
+        *(Extent(tensor.offset, tensor.size) for tensor in header.tensors),
+    ]

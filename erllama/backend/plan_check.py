@@ -1,0 +1,105 @@
+"""What every step must satisfy before native code sees it. Pure.
+
+llama.cpp answers most of these mistakes by ending the process (`GGML_ASSERT`, SIGSEGV): an id
+outside the vocabulary, a sequence id out of range, more rows than n_batch, sampling where there
+are no logits, a gap between positions. ctypes has nothing that catches an assert, so each is
+looked for here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+
+from erllama.backend.base import Capabilities, Draw, StepPlan
+from erllama.errors import DecodeFailed
+
+_SEED_END = 2**32 - 1  # LLAMA_DEFAULT_SEED, llama.cpp's word for "any seed"
+
+
+def sequences(plan: StepPlan) -> list[int]:
+    """The sequences that a plan begins or computes, each once."""
+    prefill = [plan.prefill.seq] if plan.prefill else []
+    begun = [begin.seq for begin in plan.begin]
+    return list(dict.fromkeys([*begun, *prefill, *(row.seq for row in plan.rows)]))
+
+
+def logit_rows(plan: StepPlan) -> dict[int, int]:
+    """For each sequence that will have logits, its row in the batch."""
+    if plan.prefill:
+        return {plan.prefill.seq: len(plan.prefill.tokens) - 1} if plan.prefill.logits else {}
+    return {row.seq: i for i, row in enumerate(plan.rows)}
+
+
+def check_plan(
+    plan: StepPlan,
+    *,
+    capabilities: Capabilities,
+    n_vocab: int,
+    held: Sequence[int],
+    samplers: Container[int],
+    largest: Callable[[Sequence[int]], tuple[int, int]] = lambda ids: (min(ids), max(ids)),
+) -> None:
+    """Refuse a plan that breaks a rule.
+
+    Args:
+        held: for each sequence, how many tokens its cells hold.
+        samplers: the sequences that have one.
+        largest: least and greatest of some ids; an engine may bring a faster one.
+
+    Raises:
+        DecodeFailed: names the rule.
+    """
+    if not capabilities.generate and (plan.prefill or plan.rows):
+        raise DecodeFailed("this model cannot generate")
+    if plan.prefill and plan.rows:
+        raise DecodeFailed("a step has a prefill slice or decode rows, not both")
+    for seq in (*sequences(plan), *plan.end, *(draw.seq for draw in plan.draws)):
+        if not 0 <= seq < capabilities.n_seq_max:
+            raise DecodeFailed(f"sequence {seq}: ids go from 0 to {capabilities.n_seq_max - 1}")
+    fresh = {*plan.end, *(begin.seq for begin in plan.begin)}
+    for seq, pos, tokens in _computed(plan):
+        _check_ids(largest(tokens), n_vocab)
+        _check_cells(seq, pos, len(tokens), 0 if seq in fresh else held[seq], capabilities.n_ctx)
+    _check_rows(plan, capabilities.n_batch)
+    begun = {begin.seq for begin in plan.begin}
+    with_logits = logit_rows(plan)
+    for draw in plan.draws:
+        has_sampler = draw.seq in begun or (draw.seq in samplers and draw.seq not in plan.end)
+        _check_draw(draw, has_logits=draw.seq in with_logits, has_sampler=has_sampler)
+
+
+def _computed(plan: StepPlan) -> list[tuple[int, int, Sequence[int]]]:
+    if plan.prefill is None:
+        return [(row.seq, row.pos, (row.token,)) for row in plan.rows]
+    if not len(plan.prefill.tokens):
+        raise DecodeFailed("a prefill slice of no rows")
+    return [(plan.prefill.seq, plan.prefill.pos, plan.prefill.tokens)]
+
+
+def _check_ids(bounds: tuple[int, int], n_vocab: int) -> None:
+    if bounds[0] < 0 or bounds[1] >= n_vocab:
+        raise DecodeFailed(f"a token id is outside the vocabulary of {n_vocab}")
+
+
+def _check_cells(seq: int, pos: int, n: int, held: int, n_ctx: int) -> None:
+    if pos != held:
+        raise DecodeFailed(f"sequence {seq} holds {held} tokens; position {pos} leaves a gap")
+    if pos + n > n_ctx:
+        raise DecodeFailed(f"sequence {seq} would exceed n_ctx {n_ctx}")
+
+
+def _check_rows(plan: StepPlan, n_batch: int) -> None:
+    n = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
+    if n > n_batch:
+        raise DecodeFailed(f"{n} rows in a step; {n_batch} fit")
+    if len({row.seq for row in plan.rows}) != len(plan.rows):
+        raise DecodeFailed("two decode rows of one sequence in a step")
+
+
+def _check_draw(draw: Draw, *, has_logits: bool, has_sampler: bool) -> None:
+    if not has_logits:
+        raise DecodeFailed(f"sequence {draw.seq} has no logits in this step")
+    if not has_sampler:
+        raise DecodeFailed(f"sequence {draw.seq} has no sampler")
+    if not 0 <= draw.seed < _SEED_END:
+        raise DecodeFailed("a draw's seed is a 32-bit number below 0xFFFFFFFF")

@@ -1,0 +1,227 @@
+"""An engine without a model: deterministic, immediate, and strict about the protocol.
+
+Its "language": byte-level tokens (ids 0 to 255 are bytes, 256 ends a generation, 257 begins a
+text). The next token is a hash of the tokens so far, mapped to a lower-case letter or, now and
+then, a space; so text depends on every token before it, as with a real model, and on nothing else.
+Ships with erllama for tests of programs that use it.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from erllama.backend.base import (
+    Capabilities,
+    EngineInfo,
+    FingerprintMemory,
+    Progress,
+    Sampled,
+    StepOutcome,
+    StepPlan,
+    token_array,
+)
+from erllama.backend.plan_check import check_plan, sequences
+from erllama.config import GRANULE, ContextConfig, ModelConfig
+from erllama.errors import DecodeFailed, EngineError, ModelLoadError, RequestError
+from erllama.sampling import SamplerPlan
+
+END, BEGIN = 256, 257
+N_VOCAB = 258
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz    "
+
+
+class StubBackend:
+    """Opens stubs.
+
+    Args:
+        row_s: seconds that a row takes to "compute".
+        on_step: called on the lane before each step; may raise, to play a failing engine.
+        on_load: called on the worker while loading; may raise.
+        end_after: sampled tokens after which every generation ends by itself; None: never.
+    """
+
+    def __init__(
+        self,
+        *,
+        row_s: float = 0.0,
+        on_step: Callable[[StepPlan], None] | None = None,
+        on_load: Callable[[str], None] | None = None,
+        end_after: int | None = None,
+    ) -> None:
+        self.row_s = row_s
+        self.on_step = on_step
+        self.on_load = on_load
+        self.end_after = end_after
+        self.engines: list[StubEngine] = []
+
+    def open(self, path: str, model: ModelConfig, context: ContextConfig) -> StubLoading:
+        return StubLoading(self, path, model, context)
+
+
+class StubLoading:
+    """See `erllama.backend.base.Loading`."""
+
+    def __init__(
+        self, backend: StubBackend, path: str, model: ModelConfig, context: ContextConfig
+    ) -> None:
+        self._backend = backend
+        self._path = path
+        self._model = model
+        self._context = context
+        self.discarded = False
+
+    def fingerprint(self, memory: FingerprintMemory, progress: Progress) -> str:
+        return self._model.fingerprint or hashlib.sha256(self._path.encode()).hexdigest()
+
+    def load(self, progress: Progress) -> None:
+        if self._backend.on_load is not None:
+            self._backend.on_load(self._path)
+        for tenth in range(11):
+            if not progress(tenth / 10):
+                raise ModelLoadError(f"{self._path}: loading was given up")
+
+    def warm_up(self) -> StubEngine:
+        engine = StubEngine(self._backend, self._model, self._context)
+        self._backend.engines.append(engine)
+        return engine
+
+    def discard(self) -> None:
+        self.discarded = True
+
+
+class StubEngine:
+    """See `erllama.backend.base.Engine`."""
+
+    def __init__(self, backend: StubBackend, model: ModelConfig, context: ContextConfig) -> None:
+        self._backend = backend
+        self._cells: list[list[int]] = [[] for _ in range(context.n_seq_max)]
+        self._samplers: dict[int, SamplerPlan] = {}
+        self._drawn: dict[int, int] = {}
+        self._aborted = 0
+        self._abort = threading.Event()
+        self.closed = False
+        self.capabilities = Capabilities(
+            generate=not model.vocab_only,
+            abort=True,
+            n_seq_max=context.n_seq_max,
+            n_ctx=context.n_ctx or 4_096,
+            n_batch=context.n_batch,
+            granule=GRANULE,
+            family="plain",
+        )
+        self.info = _info(model, context)
+
+    def step(self, plan: StepPlan) -> StepOutcome:
+        started = time.perf_counter_ns()
+        self._abort.clear()
+        self._check(plan)
+        if self._backend.on_step is not None:
+            self._backend.on_step(plan)
+        self._end_and_begin(plan)
+        aborted = plan.number <= self._aborted or self._compute(plan)
+        sampled = () if aborted else tuple(self._sample(draw.seq, draw.seed) for draw in plan.draws)
+        return StepOutcome(
+            number=plan.number,
+            status="aborted" if aborted else "done",
+            positions={seq: len(self._cells[seq]) for seq in sequences(plan)},
+            sampled=sampled,
+            elapsed_ns=time.perf_counter_ns() - started,
+        )
+
+    def abort(self, number: int) -> None:
+        self._aborted = max(self._aborted, number)
+        self._abort.set()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
+        if self.closed:
+            raise EngineError("the model was unloaded")
+        try:
+            tokens = token_array(text.encode())
+        except UnicodeEncodeError:
+            raise RequestError("prompt: has half of a surrogate pair; remove it") from None
+        if add_special:
+            tokens.insert(0, BEGIN)
+        return tokens
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        for token in tokens:
+            if not 0 <= token < N_VOCAB:
+                raise RequestError(
+                    f"prompt: token id {token} is not in the vocabulary; ids go from 0 to "
+                    f"{N_VOCAB - 1}"
+                )
+        return bytes(token for token in tokens if token < END).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _end_and_begin(self, plan: StepPlan) -> None:
+        for seq in plan.end:
+            self._cells[seq] = []
+            self._samplers.pop(seq, None)
+        for begin in plan.begin:
+            self._cells[begin.seq] = []
+            self._samplers[begin.seq] = begin.sampler
+            self._drawn[begin.seq] = 0
+
+    def _compute(self, plan: StepPlan) -> bool:
+        """Take the rows in; returns whether the step was aborted."""
+        rows = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
+        if self._backend.row_s and self._abort.wait(rows * self._backend.row_s):
+            return True
+        if plan.prefill:
+            self._cells[plan.prefill.seq] += plan.prefill.tokens
+        for row in plan.rows:
+            self._cells[row.seq].append(row.token)
+        return False
+
+    def _sample(self, seq: int, seed: int) -> Sampled:
+        self._drawn[seq] += 1
+        if self._drawn[seq] == self._backend.end_after:
+            return Sampled(seq=seq, token=END, piece=b"", end=True)
+        key = token_array(self._cells[seq]).tobytes()
+        if self._samplers[seq].draws:
+            key += seed.to_bytes(4, "little")
+        token = _LETTERS[hashlib.sha256(key).digest()[0] % len(_LETTERS)]
+        return Sampled(seq=seq, token=token, piece=bytes([token]), end=False)
+
+    def _check(self, plan: StepPlan) -> None:
+        if self.closed:
+            raise DecodeFailed("the engine is closed")
+        check_plan(
+            plan,
+            capabilities=self.capabilities,
+            n_vocab=N_VOCAB,
+            held=[len(cells) for cells in self._cells],
+            samplers=self._samplers,
+        )
+
+
+def _info(model: ModelConfig, context: ContextConfig) -> EngineInfo:
+    return EngineInfo(
+        architecture="stub",
+        name="stub",
+        description="deterministic stub",
+        n_params=0,
+        size=0,
+        n_vocab=N_VOCAB,
+        n_layer=0,
+        n_embd=0,
+        n_head=0,
+        n_head_kv=0,
+        n_ctx_train=0,
+        n_ubatch=context.n_ubatch,
+        n_threads=1,
+        flash_attn=None,
+        type_k=context.type_k,
+        type_v=context.type_v,
+        chat_template=model.chat_template,
+        bos_token="",
+        eos_token="",
+        backend="stub",
+        devices="",
+    )

@@ -1,0 +1,127 @@
+"""The one owner of a model's native handles, from the first byte loaded to the last one freed.
+
+Contract
+    State     empty → loading → loaded → warming → open; from any of them → closed.
+    Writers   the worker that loads, the lane that warms up and frees, `close` from the event loop;
+              each under the lock.
+    Invariant whatever exists when `close` is called, or comes to exist after it, is freed on the
+              lane, behind the jobs of this engine that were queued before; once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from erllama.backend.base import Backend, Engine, FingerprintMemory, Loading, StepOutcome, StepPlan
+from erllama.backend.lane import Lane
+from erllama.backend.workers import Workers
+from erllama.config import ContextConfig, ModelConfig
+from erllama.errors import ModelLoadError
+
+
+class EngineOwner:
+    """Loads an engine, hands it out, frees it."""
+
+    def __init__(
+        self,
+        *,
+        lane: Lane,
+        workers: Workers,
+        memory: FingerprintMemory,
+        on_progress: Callable[[float], object],
+    ) -> None:
+        self._lane = lane
+        self._workers = workers
+        self._memory = memory
+        self._on_progress = on_progress
+        self._id = lane.new_owner()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._loading: Loading | None = None
+        self._engine: Engine | None = None
+
+    async def open(
+        self,
+        backend: Callable[[], Backend],
+        path: str,
+        model: ModelConfig,
+        context: ContextConfig,
+    ) -> tuple[Engine, str]:
+        """Load, identify and warm up; returns the engine and the fingerprint of its bytes.
+
+        `backend` is called on a worker: importing one can take half a second.
+
+        Raises:
+            ModelLoadError, ConfigError: as the backend says.
+        """
+        loading = await self._workers.run(lambda: backend().open(path, model, context))
+        fingerprint = await self._workers.run(lambda: self._load(path, loading))
+        await self._lane.wait_up()
+        engine = await self._lane.submit(self._id, lambda: self._warm_up(path, loading))
+        return engine, fingerprint
+
+    def submit(
+        self,
+        plan: StepPlan,
+        then: Callable[[StepOutcome | None, BaseException | None], object],
+    ) -> None:
+        """Queue a step; `then` is called on the event loop."""
+        engine = self._engine
+        if engine is None or self._closed:
+            raise ModelLoadError("the engine is not open")
+        self._lane.submit_then(self._id, lambda: engine.step(plan), then)
+
+    def contended(self) -> bool:
+        """Whether other models are computing too."""
+        return self._lane.contended(self._id)
+
+    def close(self) -> asyncio.Future[None]:
+        """Free everything, in order, on the lane. Never waits for loading: that gives up first."""
+        with self._lock:
+            self._closed = True
+        return self._lane.submit_free(self._id, self._free)
+
+    # On a worker
+
+    def _load(self, path: str, loading: Loading) -> str:
+        try:
+            loading.load(lambda share: self._report(share * 0.5))
+            fingerprint = loading.fingerprint(
+                self._memory, lambda share: self._report(0.5 + share * 0.5)
+            )
+        except BaseException:
+            self._lane.post_free(self._id, loading.discard)
+            raise
+        with self._lock:
+            if not self._closed:
+                self._loading = loading
+                return fingerprint
+        self._lane.post_free(self._id, loading.discard)
+        raise ModelLoadError(f"{path}: loading was given up")
+
+    def _report(self, share: float) -> bool:
+        self._on_progress(share)
+        return not self._closed
+
+    # On the lane
+
+    def _warm_up(self, path: str, loading: Loading) -> Engine:
+        with self._lock:
+            if self._closed:
+                raise ModelLoadError(f"{path}: loading was given up")
+        engine = loading.warm_up()
+        with self._lock:
+            self._engine, self._loading = engine, None
+        return engine
+
+    def _free(self) -> None:
+        with self._lock:
+            loading, self._loading = self._loading, None
+            engine, self._engine = self._engine, None
+        if loading is not None:
+            loading.discard()
+        if engine is not None:
+            engine.close()
+        self._lane.forget(self._id)

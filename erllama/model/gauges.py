@@ -1,0 +1,48 @@
+"""What a model shows of itself without being asked: one writer, any reader."""
+
+from __future__ import annotations
+
+from erllama.types import ModelInfo, ModelStatus, Phase
+
+
+class Gauges:
+    """Written by the model's actor (and the owner's progress), read through `snapshot`.
+
+    Outlives the actor's incarnations, so that `status()` answers during a restart too.
+    """
+
+    def __init__(self, model_id: str) -> None:
+        self.id = model_id
+        self.phase: Phase = "loading"
+        self.load_progress = 0.0
+        self.active = 0
+        self.pending = 0
+        self.restarts = 0
+        self.decode_rate = 0.0
+        self.prefill_rate = 0.0
+        self.request_s = 1.0
+        self.step_since: float | None = None
+        self.info: ModelInfo | None = None
+
+    def note_request(self, seconds: float) -> None:
+        """Keep a moving average of how long requests are computed."""
+        self.request_s += 0.3 * (seconds - self.request_s)
+
+    def note_prefill(self, rows: int, seconds: float) -> None:
+        """Keep the rate of the latest prompt slices, in rows per second."""
+        if seconds > 0:
+            self.prefill_rate = rows / seconds
+
+    def snapshot(self, now: float) -> ModelStatus:
+        """A frozen copy; `now` on the actor's clock."""
+        return ModelStatus(
+            id=self.id,
+            phase=self.phase,
+            load_progress=self.load_progress,
+            active=self.active,
+            pending=self.pending,
+            restarts=self.restarts,
+            decode_tokens_per_s=self.decode_rate,
+            prefill_tokens_per_s=self.prefill_rate,
+            heartbeat_age_s=0.0 if self.step_since is None else now - self.step_since,
+        )
