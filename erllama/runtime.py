@@ -315,6 +315,7 @@ class Runtime:
             ref: Ref = await models.call(StartChild(self._child(spec)))
             await ref.call(AwaitReady())
         except ActorDied as died:
+            self._running()
             raise EngineCrashed(
                 f"model {spec.id!r}: its actor went down while loading: {died.reason!r}"
             ) from died
@@ -322,6 +323,8 @@ class Runtime:
     async def _drop(self, spec: ModelSpec) -> None:
         if self._specs.get(spec.id) is spec:
             del self._specs[spec.id]
+        if self._root is None or not self._root.alive:
+            return
         with contextlib.suppress(ActorDied, CallTimeout, LookupError):
             models = await self._registry.wait_for("models", _FIND_S)
             await models.call(StopChild(spec.id))

@@ -71,10 +71,10 @@ class _ComputeThread:
     def acquire(self, handle: Lane) -> None:
         """Count `handle` in and see that a thread runs. May wait for an old thread's end."""
         with self._lock:
-            self._handles.add(handle)
             old = None if self._accepting else self._thread
         self._join(old)
         with self._lock:
+            self._handles.add(handle)
             if self._accepting:
                 return
             self._wake = queue.SimpleQueue()
@@ -106,7 +106,7 @@ class _ComputeThread:
             self._wake.put(True)
 
     def contended(self, owner: Hashable) -> bool:
-        """Whether another owner used the lane within the last half second, or waits for it."""
+        """Whether another owner used the lane within the last half second."""
         since = time.monotonic() - _CONTENDED_S
         with self._lock:
             return any(other != owner and used > since for other, used in self._last_used.items())

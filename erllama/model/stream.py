@@ -96,7 +96,7 @@ class Stream:
         try:
             event = await self._events.take()
         except asyncio.CancelledError:
-            submission.abandon()
+            submission.cancel()
             raise
         if event is not None:
             return event
@@ -114,7 +114,6 @@ class Stream:
 
         Raises:
             ErllamaError: the request failed; `CallTimeout` if its `timeout` ran out.
-            asyncio.CancelledError: its reader was cancelled.
         """
         return await (await self._start()).result()
 
@@ -134,7 +133,7 @@ class Stream:
     def abandon(self) -> None:
         """End the request if it is not over; nobody will ask for its result. From any thread."""
         if self._submission is not None:
-            self._submission.abandon_soon()
+            self._submission.cancel_soon()
 
     def __del__(self) -> None:
         self.abandon()

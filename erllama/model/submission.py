@@ -32,25 +32,25 @@ class Submission:
             raise crashed(died) from died
 
     async def result(self) -> Completion:
-        """The completion. Cancelling this abandons the request."""
+        """The completion. Cancelling this ends the request."""
         try:
-            return await self.reply
+            return await asyncio.shield(self.reply)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
         except ActorDied as died:
             raise crashed(died) from died
 
     def cancel(self) -> None:
         """End the request; it answers with what it has."""
-        self._ref.urgent(Cancel(self._job))
+        if not self.reply.done():
+            self._ref.urgent(Cancel(self._job))
 
-    def abandon(self) -> None:
-        """End the request; nobody waits for it."""
-        self.reply.cancel()  # its envelope tells the actor
-
-    def abandon_soon(self) -> None:
-        """`abandon` from any thread, such as one that collects garbage."""
+    def cancel_soon(self) -> None:
+        """`cancel` from any thread, such as one that collects garbage."""
         if not self.reply.done():
             with contextlib.suppress(RuntimeError):  # the loop is closed, and all is over
-                self._loop.call_soon_threadsafe(self.abandon)
+                self._loop.call_soon_threadsafe(self.cancel)
 
 
 def crashed(died: ActorDied) -> ErllamaError:
