@@ -97,12 +97,11 @@ class Mailbox(Generic[T]):
         Raises:
             asyncio.QueueEmpty: nothing waits (parked items do not count).
         """
-        self._last_was_system = bool(self._system)
-        if self._system:
-            return self._system.popleft()
-        if self._work:
-            return self._work.popleft()
-        raise asyncio.QueueEmpty
+        lane = self._system or self._work
+        if not lane:
+            raise asyncio.QueueEmpty
+        self._last_was_system = lane is self._system
+        return lane.popleft()
 
     async def get(self) -> T:
         """Wait for the next item and take it. One consumer at a time.

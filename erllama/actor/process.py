@@ -157,13 +157,15 @@ class Process:
         try:
             await self.actor.init()
             await self.actor._after_init()
+            await self._forget_cancellations()
             self._initialised = True
             self._phase = "serving"
-            if not self._leaving():
+            if not self._leaving:
                 self.ref._report_started()
             served = 0
-            while not self._leaving():
+            while not self._leaving:
                 await self._handle(await self.mailbox.get())
+                await self._forget_cancellations()
                 served += 1
                 if served % TURN == 0:
                     await asyncio.sleep(0)
@@ -182,11 +184,21 @@ class Process:
                 await asyncio.sleep(0)
         return self._exit
 
+    @property
     def _leaving(self) -> bool:
-        """Whether the exit is decided; a handler may have swallowed the cancellation."""
-        if self._exit is _NOT_DECIDED and self._task.cancelling():
-            self._exit = "killed"
+        """Whether the exit is decided. A handler may have swallowed the cancellation of a kill."""
         return self._exit is not _NOT_DECIDED
+
+    async def _forget_cancellations(self) -> None:
+        """Set the task's count of cancellations back to zero after a handler.
+
+        The `TaskGroup` of Python 3.11 and 3.12 cancels the task it is used in and leaves that in
+        the count, so the count does not tell that anybody wants this actor to end.
+        """
+        if self._task.cancelling() and not self._leaving:
+            await asyncio.sleep(0)  # one that is still to be delivered is delivered here
+            while self._task.cancelling():
+                self._task.uncancel()
 
     async def _handle(self, message: Message) -> None:
         if isinstance(message, Stop):
