@@ -1,5 +1,6 @@
-"""From bytes of tokens to text. Pure."""
+"""From bytes of tokens to text, and from a chat to text. Pure."""
 
+from erllama.text.chat_template import render_chat
 from erllama.text.utf8 import Utf8Decoder
 
-__all__ = ["Utf8Decoder"]
+__all__ = ["Utf8Decoder", "render_chat"]

@@ -1,0 +1,5 @@
+"""`python -m erllama` is the same as `erllama`."""
+
+from erllama.cli import main
+
+main()

@@ -1,0 +1,155 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated, Any
+
+import typer
+
+from erllama.bundled import bundled_model
+from erllama.checked import describe
+from erllama.cli.info import show_info
+from erllama.cli.interrupts import run_command
+from erllama.cli.run import RunOptions
+from erllama.cli.run import run as run_model
+from erllama.config import ContextConfig
+from erllama.errors import ConfigError, RequestError
+from erllama.model.request import Request
+from erllama.sampling import SamplingParams
+
+app = typer.Typer(
+    help="Run language models on llama.cpp.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_SAMPLING = describe(SamplingParams)
+_DEFAULTS = SamplingParams()
+
+
+def _sampling_option(name: str) -> Any:
+    default = getattr(_DEFAULTS, name)
+    text = _SAMPLING[name] + ("" if default is None else f" Default: {default}.")
+    return typer.Option(f"--{name.replace('_', '-')}", help=text)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, one object per line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@app.command()
+def run(
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="A GGUF file; the bundled model if left out. A sole argument is the MODEL if it "
+            "is an existing file or ends in .gguf, else the PROMPT.",
+        ),
+    ] = None,
+    second: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT",
+            show_default=False,
+            help="The text to continue; '-' reads it from standard input, without its last "
+            "newline. Left out: a chat, in which every line of standard input is a turn.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", "-n", help=describe(Request)["max_tokens"]),
+    ] = None,
+    temperature: Annotated[float | None, _sampling_option("temperature")] = None,
+    top_k: Annotated[int | None, _sampling_option("top_k")] = None,
+    top_p: Annotated[float | None, _sampling_option("top_p")] = None,
+    min_p: Annotated[float | None, _sampling_option("min_p")] = None,
+    seed: Annotated[int | None, _sampling_option("seed")] = None,
+    n_ctx: Annotated[
+        int | None,
+        typer.Option("--n-ctx", "-c", help=describe(ContextConfig)["n_ctx"]),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", help=describe(ContextConfig)["n_threads"]),
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", help="What the model is told before a chat; implies --chat."),
+    ] = None,
+    think: Annotated[
+        bool | None,
+        typer.Option(
+            "--think/--no-think",
+            show_default=False,
+            help="Set enable_thinking of the chat template; implies --chat.",
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Answer PROMPT as a user's message instead of continuing it."),
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a text, or chat.
+
+    Ctrl-C stops a reply; a second one, or one at the prompt, leaves.
+    """
+    path, prompt = _model_and_prompt(first, second)
+    sampling = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "seed": seed,
+    }
+    try:
+        options = RunOptions(
+            path=path,
+            prompt=prompt,
+            context=ContextConfig(n_ctx=n_ctx, n_threads=threads),
+            sampling=SamplingParams(**_given(sampling)),
+            max_tokens=Request(max_tokens=max_tokens).max_tokens,
+            system=system,
+            think=think,
+            answer=chat or system is not None or think is not None,
+            json=json,
+            quiet=quiet,
+        )
+    except (ConfigError, RequestError) as wrong:
+        raise typer.BadParameter(str(wrong)) from None
+    raise typer.Exit(run_command(lambda interrupts: run_model(options, interrupts)))
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF file.")],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a model file is, after loading it."""
+    path = pathlib.Path(model)
+    raise typer.Exit(run_command(lambda _: show_info(path, json=json, quiet=quiet)))
+
+
+def _model_and_prompt(first: str | None, second: str | None) -> tuple[pathlib.Path, str | None]:
+    if first is None:
+        return bundled_model(), None
+    if second is not None or first.endswith(".gguf") or _is_file(first):
+        return pathlib.Path(first), second
+    return bundled_model(), first
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return pathlib.Path(text).is_file()
+    except OSError:  # a prompt can be too long for a file's name
+        return False
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,146 @@
+"""A chat as the text that a model was trained to go on from. Pure.
+
+The template comes with the model (`tokenizer.chat_template` in a GGUF) and is written in Jinja for
+the `apply_chat_template` of transformers; what it may count on is said in
+https://huggingface.co/docs/transformers/chat_templating_writing: the variables `messages`, `tools`,
+`add_generation_prompt`, `bos_token` and `eos_token`, and the functions `raise_exception` and
+`strftime_now`. A model file is somebody else's code, so it runs in Jinja's immutable sandbox: it
+reads what it is given, reaches no attribute that begins with an underscore, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from erllama.errors import RequestError
+
+_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
+_REMEDY = "load the model with a chat_template that works"
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    bos_token: str = "",
+    eos_token: str = "",
+    variables: Mapping[str, Any] | None = None,
+    now: datetime.datetime | None = None,
+) -> str:
+    """The text of a chat.
+
+    Args:
+        template: Jinja source.
+        messages: what was said: mappings with a `role` and mostly a `content`, which is text, None
+            or a list of parts (mappings).
+        tools: descriptions of the tools that the model may call, as JSON schemas.
+        add_generation_prompt: end with what introduces the assistant's next message.
+        bos_token, eos_token: text of the tokens that begin and end a text.
+        variables: more variables for the template, such as `enable_thinking`.
+        now: the time for templates that ask for it; without it they have no `strftime_now`.
+
+    Raises:
+        RequestError: `messages`, `tools` or `variables` have the wrong form, the template refuses
+            them, or it does not parse, fails, or reads what it may not.
+    """
+    values: dict[str, Any] = {
+        **_check_variables(variables),
+        "messages": _check_messages(messages),
+        "tools": _check_tools(tools),
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+    }
+    if now is not None:
+        values["strftime_now"] = now.strftime
+    return _render(template, values)
+
+
+def _render(template: str, values: dict[str, Any]) -> str:
+    from jinja2 import TemplateSyntaxError
+
+    from erllama.text.template_environment import Refusal, SecurityError, compile_template
+
+    try:
+        return compile_template(template).render(values)
+    except Refusal as refusal:
+        raise RequestError(f"messages: the model's chat template refuses them: {refusal}") from None
+    except TemplateSyntaxError as wrong:
+        raise RequestError(
+            f"chat_template: does not parse, line {wrong.lineno}: {wrong.message}; {_REMEDY}"
+        ) from None
+    except SecurityError as wrong:
+        raise RequestError(
+            f"chat_template: reads what a template may not{_line(wrong)}: {wrong}; {_REMEDY}"
+        ) from None
+    except Exception as wrong:  # a template is a program: it can fail in every way
+        raise RequestError(
+            f"chat_template: fails on these messages{_line(wrong)}: {type(wrong).__name__}: "
+            f"{wrong}; change the messages, or {_REMEDY}"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    """Where in the template an error arose; Jinja puts the template's lines into tracebacks."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == "<template>"
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _check_messages(messages: object) -> list[dict[str, Any]]:
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes | bytearray):
+        raise RequestError(
+            f"messages: expected a list of messages, got {type(messages).__name__}; "
+            'give for example [{"role": "user", "content": "Hello"}]'
+        )
+    if not messages:
+        raise RequestError("messages: is empty; give at least one message")
+    return [_check_message(at, message) for at, message in enumerate(messages)]
+
+
+def _check_message(at: int, message: object) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise RequestError(
+            f"messages[{at}]: expected a mapping with a role, got {type(message).__name__}"
+        )
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not role:
+        raise RequestError(
+            f"messages[{at}].role: expected a name such as 'user' or 'assistant', got {role!r}"
+        )
+    parts = isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content)
+    if not (content is None or isinstance(content, str) or parts):
+        raise RequestError(
+            f"messages[{at}].content: expected text, None or a list of parts (mappings), got "
+            f"{type(content).__name__}"
+        )
+    return dict(message)
+
+
+def _check_tools(tools: object) -> list[dict[str, Any]] | None:
+    if tools is None:
+        return None
+    if isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools):
+        return [dict(tool) for tool in tools]
+    raise RequestError(
+        f"tools: expected a list of mappings (JSON schemas), got {type(tools).__name__}"
+    )
+
+
+def _check_variables(variables: object) -> dict[str, Any]:
+    if variables is None:
+        return {}
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        raise RequestError("variables: expected a mapping from names to values")
+    for name in _OWN:
+        if name in variables:
+            raise RequestError(f"variables: {name!r} is set by erllama; leave it out")
+    return dict(variables)
