@@ -19,6 +19,8 @@ import msgspec
 
 from erllama.errors import ConfigError
 
+_LIMITS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+_LENGTH_LIMITS = {"min_length": "at least", "max_length": "at most"}
 _WHERE = re.compile(r" - at `\$\.(?P<field>\w+).*`$")
 
 
@@ -45,9 +47,11 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, metaclass=_CheckedMeta)
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in self.__struct_fields__}
         try:
-            msgspec.convert(values, _twin(type(self)))
+            checked = msgspec.convert(values, _twin(type(self)))
         except msgspec.ValidationError as wrong:
             raise self._explain(str(wrong), values) from None
+        for name in self.__struct_fields__:  # a list given for a tuple becomes one
+            msgspec.structs.force_setattr(self, name, getattr(checked, name))
 
     def _explain(self, message: str, values: dict[str, object]) -> Exception:
         where = _WHERE.search(message)
@@ -114,20 +118,21 @@ def _expectation(struct: type[Checked], name: str, message: str) -> str:
             for choice in typing.get_args(part)
         ]
         return "expected one of " + ", ".join(choices)
+    # a field may have limits on its length and others on its items
+    named = _LENGTH_LIMITS if "of length" in message else _LIMITS
     limits = [
-        f"{word} {bound:g}"
+        f"{word} {_number(bound)}"
         for meta in _metas(_hints(struct)[name])
         if isinstance(meta, msgspec.Meta)
-        for word, bound in (
-            ("more than", meta.gt),
-            ("at least", meta.ge),
-            ("less than", meta.lt),
-            ("at most", meta.le),
-        )
-        if bound is not None
+        for limit, word in named.items()
+        if (bound := getattr(meta, limit)) is not None
     ]
-    kind = re.sub(r", got .*|( [<>]=? .*)", "", message).replace("Expected", "expected")
-    return f"{kind} {' and '.join(limits)}".strip()
+    kind = re.sub(r", got .*|( [<>]=? .*)", "", message)
+    return f"{kind.replace('Expected', 'expected')} {' and '.join(limits)}".strip()
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _plain(value: Any) -> Any:

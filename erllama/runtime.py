@@ -25,6 +25,7 @@ import msgspec
 
 from erllama.actor import Ref, Registry, start
 from erllama.actor.childspec import ChildInfo, ChildSpec, StartChild, StopChild
+from erllama.actor.failures import ChildNotFound
 from erllama.actor.intensity import Intensity
 from erllama.actor.supervisor import Supervisor, tree
 from erllama.backend.base import Backend
@@ -41,6 +42,7 @@ from erllama.errors import (
     ConfigError,
     EngineCrashed,
     ModelAlreadyLoaded,
+    ModelLoadError,
     ModelNotFound,
     NotSupported,
     RuntimeStopped,
@@ -92,6 +94,8 @@ class Runtime:
         self._backend = backend
         self._specs: dict[str, ModelSpec] = {}
         self._root: Ref | None = None
+        self._changing = asyncio.Lock()
+        self._finders: dict[str, set[asyncio.Timeout]] = {}
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -111,8 +115,18 @@ class Runtime:
         Raises:
             EngineStuck: an earlier compute thread of this process hangs.
         """
-        if self._root is not None and self._root.alive:
-            return
+        async with self._changing:
+            if self._root is not None and not self._root.alive:
+                await self._end()
+            if self._root is None:
+                await self._begin()
+
+    async def stop(self) -> None:
+        """Unload everything and end the tree; does nothing if it does not stand."""
+        async with self._changing:
+            await self._end()
+
+    async def _begin(self) -> None:
         self._registry = Registry()
         self._lane = Lane()
         self._workers = Workers()
@@ -129,14 +143,17 @@ class Runtime:
         )
         self._root = await start(supervisor, name="runtime")
 
-    async def stop(self) -> None:
-        """Unload everything and end the tree; does nothing if it does not stand."""
+    async def _end(self) -> None:
         root, self._root = self._root, None
         if root is None:
             return
-        self._specs.clear()
-        await root.stop(deadline=self.config.shutdown_s + _STOP_MARGIN_S)
-        self._workers.close()
+        for model_id in list(self._specs):
+            self._forget(model_id)
+        try:
+            await root.stop(deadline=self.config.shutdown_s + _STOP_MARGIN_S)
+        finally:
+            self._workers.close()
+            await self._lane.stop()  # done already, unless the tree was killed
 
     async def load_model(
         self,
@@ -217,21 +234,33 @@ class Runtime:
         """The live actor of a model; waits while it is being restarted.
 
         Raises:
-            ModelNotFound, RuntimeStopped: as the words say.
-            EngineCrashed: it did not come back in time.
+            ModelNotFound, RuntimeStopped: as the words say, also if it happens meanwhile.
+            CallTimeout: it did not come back within `timeout` seconds.
+            EngineCrashed: it did not come back at all.
         """
         self._running()
         self.gauges(model_id)
         ref = self._registry.whereis(_actor_name(model_id))
         if ref is not None:
             return ref
+        limit = asyncio.timeout(_FIND_S if timeout is None else min(timeout, _FIND_S))
+        finders = self._finders.setdefault(model_id, set())
+        finders.add(limit)
         try:
-            return await self._registry.wait_for(_actor_name(model_id), timeout or _FIND_S)
-        except CallTimeout:
+            async with limit:
+                return await self._registry.wait_for(_actor_name(model_id))
+        except TimeoutError:
+            self._running()
             self.gauges(model_id)
+            if timeout is not None and timeout <= _FIND_S:
+                raise CallTimeout(
+                    f"timeout: model {model_id!r} was not back {timeout:g} s after a crash"
+                ) from None
             raise EngineCrashed(
                 f"model {model_id!r} crashed and did not come back in time; try again"
             ) from None
+        finally:
+            finders.discard(limit)
 
     def gauges(self, model_id: str) -> Gauges:
         """What a model shows of itself.
@@ -282,8 +311,10 @@ class Runtime:
         overrides: dict[str, Any],
     ) -> ModelSpec:
         model_fields, context_fields = _split(overrides)
-        file = pathlib.Path(path).expanduser()
+        file = _model_file(path)
         chosen = model_id if model_id is not None else file.stem
+        if not isinstance(chosen, str):
+            raise ConfigError(f"model_id: expected a str, got {type(chosen).__name__}")
         if not chosen:
             raise ConfigError("model_id: is empty; give the model a name")
         if chosen in self._specs:
@@ -312,22 +343,34 @@ class Runtime:
     async def _start_model(self, spec: ModelSpec) -> None:
         try:
             models = await self._registry.wait_for("models", _FIND_S)
+            with contextlib.suppress(ChildNotFound):  # one of this id that is still unloading
+                await models.call(StopChild(spec.id))
             ref: Ref = await models.call(StartChild(self._child(spec)))
             await ref.call(AwaitReady())
         except ActorDied as died:
             self._running()
+            if self._specs.get(spec.id) is not spec:
+                raise ModelLoadError(f"{spec.path}: was unloaded while it was loading") from died
             raise EngineCrashed(
                 f"model {spec.id!r}: its actor went down while loading: {died.reason!r}"
             ) from died
 
     async def _drop(self, spec: ModelSpec) -> None:
-        if self._specs.get(spec.id) is spec:
-            del self._specs[spec.id]
-        if self._root is None or not self._root.alive:
-            return
-        with contextlib.suppress(ActorDied, CallTimeout, LookupError):
-            models = await self._registry.wait_for("models", _FIND_S)
+        if self._specs.get(spec.id) is not spec:
+            return  # whoever took it out stops it; the id may be another model's by now
+        self._forget(spec.id)
+        models = self._registry.whereis("models")
+        if models is None:
+            return  # it is going down with its children, and comes back without this one
+        with contextlib.suppress(ActorDied, ChildNotFound):
             await models.call(StopChild(spec.id))
+
+    def _forget(self, model_id: str) -> None:
+        """Take a model out of the directory, and tell those who wait for it to come back."""
+        del self._specs[model_id]
+        for limit in self._finders.pop(model_id, ()):
+            if not limit.expired():
+                limit.reschedule(0.0)
 
 
 @contextlib.asynccontextmanager
@@ -365,6 +408,23 @@ def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         {k: v for k, v in overrides.items() if k in ModelConfig.__struct_fields__},
         {k: v for k, v in overrides.items() if k in ContextConfig.__struct_fields__},
     )
+
+
+def _model_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The file that a caller names.
+
+    Raises:
+        ConfigError: what cannot be the path of a file.
+    """
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str):
+        raise ConfigError(f"path: expected the path of a GGUF file, got {type(name).__name__}")
+    if not name or "\0" in name:
+        raise ConfigError(f"path: {name!r} names no file; give the path of a GGUF file")
+    try:
+        return pathlib.Path(name).expanduser()
+    except RuntimeError as wrong:
+        raise ConfigError(f"path: {name!r}: {wrong} Give the path in full") from None
 
 
 def _actor_name(model_id: str) -> str:

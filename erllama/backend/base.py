@@ -30,7 +30,8 @@ def token_array(tokens: Sequence[int]) -> array.array[int]:
         OverflowError: an id that does not fit 32 bits.
         TypeError: something that is not an integer.
     """
-    return array.array("i", tokens)
+    # through an iterator, as bytes would be taken for the array's memory
+    return array.array("i", tokens if isinstance(tokens, array.array) else iter(tokens))
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,9 +49,16 @@ class FairQueue(Generic[T]):
             del self._waiting[owner]
         return owner, job
 
-    def charge(self, owner: Hashable, seconds: float) -> None:
-        """Note that a job of `owner` took this long."""
-        self._used[owner] = self._used.get(owner, self._floor) + seconds
+    def charge(self, owner: Hashable, seconds: float) -> bool:
+        """Note that a job of `owner` took this long; False if it was forgotten meanwhile."""
+        if owner not in self._used:
+            return False
+        self._used[owner] += seconds
+        return True
+
+    def waiting(self) -> list[Hashable]:
+        """The owners that have something waiting."""
+        return list(self._waiting)
 
     def forget(self, owner: Hashable) -> None:
         """Drop the account of an owner that is gone and has nothing waiting."""

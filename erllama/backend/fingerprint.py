@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import pathlib
 import tempfile
@@ -114,7 +113,7 @@ def _samples(extent: Extent) -> list[Extent]:
 
 def _file_sha256(path: pathlib.Path, memory: FingerprintMemory, progress: Progress) -> str:
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             key = _identity(os.fstat(file.fileno()))
             known = memory.recall(key)
             if known is None:
@@ -123,19 +122,23 @@ def _file_sha256(path: pathlib.Path, memory: FingerprintMemory, progress: Progre
                     memory.remember(key, known)
             return known
     except OSError as wrong:
-        raise ModelLoadError(f"{path}: cannot be read: {wrong.strerror}") from None
+        raise ModelLoadError(f"{path}: cannot be read: {wrong.strerror}; check the path") from None
 
 
 def _hash(path: pathlib.Path, file: Any, progress: Progress) -> str:
+    # Read, not mapped: touching a mapped page that was cut off the file ends the process.
     digest = hashlib.sha256()
     size = os.fstat(file.fileno()).st_size
-    if size == 0:
-        return digest.hexdigest()
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-        for start in range(0, size, _PIECE):
-            if not progress(start / size):
-                raise ModelLoadError(f"{path}: loading was given up")
-            digest.update(view[start : start + _PIECE])
+    piece = memoryview(bytearray(_PIECE))
+    done = 0
+    while done < size:  # not until its end, which a file that grows would never reach
+        if not progress(done / size):
+            raise ModelLoadError(f"{path}: loading was given up")
+        n = file.readinto(piece[: size - done])
+        if not n:
+            break
+        digest.update(piece[:n])
+        done += n
     progress(1.0)
     return digest.hexdigest()
 
@@ -148,7 +151,7 @@ def _size(path: pathlib.Path) -> int:
     try:
         return path.stat().st_size
     except OSError as wrong:
-        raise ModelLoadError(f"{path}: cannot be read: {wrong.strerror}") from None
+        raise ModelLoadError(f"{path}: cannot be read: {wrong.strerror}; check the path") from None
 
 
 def _replace(target: pathlib.Path, data: bytes) -> None:

@@ -65,6 +65,7 @@ class _ComputeThread:
         self._handles: set[Lane] = set()
         self._accepting = False
         self._last_used: dict[Hashable, float] = {}
+        self._running: Hashable | None = None
         self.generation = 0
         self.busy_since: float | None = None
 
@@ -106,10 +107,12 @@ class _ComputeThread:
             self._wake.put(True)
 
     def contended(self, owner: Hashable) -> bool:
-        """Whether another owner used the lane within the last half second."""
+        """Whether another owner uses the lane, did so within half a second, or waits for it."""
         since = time.monotonic() - _CONTENDED_S
         with self._lock:
-            return any(other != owner and used > since for other, used in self._last_used.items())
+            recent = [other for other, used in self._last_used.items() if used > since]
+            others = {*recent, *self._jobs.waiting(), self._running} - {owner, None}
+        return bool(others)
 
     def forget(self, owner: Hashable) -> None:
         with self._lock:
@@ -151,6 +154,7 @@ class _ComputeThread:
     def _run_next(self) -> None:
         with self._lock:
             owner, job = self._jobs.get()
+            self._running = owner
         started = self.busy_since = time.monotonic()
         result, error = None, None
         try:
@@ -164,8 +168,9 @@ class _ComputeThread:
             self.busy_since = None
             ended = time.monotonic()
             with self._lock:
-                self._jobs.charge(owner, ended - started)
-                self._last_used[owner] = ended
+                self._running = None
+                if self._jobs.charge(owner, ended - started):
+                    self._last_used[owner] = ended
         job.deliver(result, error)
 
     def _run_rest(self) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from erllama.backend.aborts import Aborts
 from erllama.backend.base import (
     Capabilities,
     EngineInfo,
@@ -101,8 +102,8 @@ class StubEngine:
         self._cells: list[list[int]] = [[] for _ in range(context.n_seq_max)]
         self._samplers: dict[int, SamplerPlan] = {}
         self._drawn: dict[int, int] = {}
-        self._aborted = 0
         self._abort = threading.Event()
+        self._aborts = Aborts(self._abort)
         self.closed = False
         self.capabilities = Capabilities(
             generate=not model.vocab_only,
@@ -117,12 +118,12 @@ class StubEngine:
 
     def step(self, plan: StepPlan) -> StepOutcome:
         started = time.perf_counter_ns()
-        self._abort.clear()
         self._check(plan)
+        aborted = self._aborts.enter(plan.number)
         if self._backend.on_step is not None:
             self._backend.on_step(plan)
         self._end_and_begin(plan)
-        aborted = plan.number <= self._aborted or self._compute(plan)
+        aborted = aborted or self._compute(plan)
         sampled = () if aborted else tuple(self._sample(draw.seq, draw.seed) for draw in plan.draws)
         return StepOutcome(
             number=plan.number,
@@ -133,8 +134,7 @@ class StubEngine:
         )
 
     def abort(self, number: int) -> None:
-        self._aborted = max(self._aborted, number)
-        self._abort.set()
+        self._aborts.abort(number)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         if self.closed:
@@ -148,6 +148,8 @@ class StubEngine:
         return tokens
 
     def detokenize(self, tokens: Sequence[int]) -> str:
+        if self.closed:
+            raise EngineError("the model was unloaded")
         for token in tokens:
             if not 0 <= token < N_VOCAB:
                 raise RequestError(
@@ -171,7 +173,7 @@ class StubEngine:
     def _compute(self, plan: StepPlan) -> bool:
         """Take the rows in; returns whether the step was aborted."""
         rows = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
-        if self._backend.row_s and self._abort.wait(rows * self._backend.row_s):
+        if self._abort.is_set() or self._abort.wait(rows * self._backend.row_s):
             return True
         if plan.prefill:
             self._cells[plan.prefill.seq] += plan.prefill.tokens

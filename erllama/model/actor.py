@@ -39,6 +39,7 @@ from erllama.config import ContextConfig, ModelConfig
 from erllama.errors import (
     DecodeFailed,
     EngineCrashed,
+    EngineError,
     ErllamaError,
     ModelNotFound,
     NotSupported,
@@ -136,6 +137,7 @@ class ModelActor(StateMachine):
             self._engine.abort(self._step)
         for job in self._jobs():
             self._settle(job, self._parting_error(reason))
+        self._gauges.rest()
         await asyncio.wait([self._owner.close()])
 
     # States
@@ -239,13 +241,16 @@ class ModelActor(StateMachine):
 
     def _take(self, job: Job, reply: ReplyTo) -> None:
         """Queue a request, or refuse it."""
+        job.reply = reply
+        if job.ending:  # a cancellation overtakes the request that it is for
+            self._settle(job, None)
+            return
         if len(self._queue) >= self._spec.context.max_queue:
             raise QueueFull(
                 f"model {self._spec.id!r}: {len(self._queue)} requests wait already; "
                 "try again later, or raise max_queue",
                 retry_after=round(self._gauges.request_s, 3),
             )
-        job.reply = reply
         reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
         if job.request.timeout is not None:
             left = max(job.asked + job.request.timeout - self.clock.now(), 0.0)
@@ -287,7 +292,7 @@ class ModelActor(StateMachine):
         async def answer() -> None:
             try:
                 reply.send(await self._spec.workers.run(work))
-            except ErllamaError as error:
+            except Exception as error:  # whatever it is, somebody waits for an answer
                 reply.fail(error)
 
         self.spawn_task(answer(), then="beside")
@@ -331,7 +336,8 @@ class ModelActor(StateMachine):
         """The active request is over: as it was told, by itself, or by an error."""
         if job is self._active:
             self._active = None
-            self._gauges.note_request(self.clock.now() - job.asked)
+            if job.generation is not None:
+                self._gauges.note_request(self.clock.now() - job.generation.admitted)
         self._settle(job, error)
 
     def _end_early(self, job: Job) -> None:
@@ -399,7 +405,13 @@ class ModelActor(StateMachine):
         plan = generation.plan(
             self._steps, slice_limit=self._slice_limit(), granule=capabilities.granule
         )
-        self._owner.submit(plan, lambda outcome, error: self.ref.urgent(StepDone(outcome, error)))
+        try:
+            self._owner.submit(
+                plan, lambda outcome, error: self.ref.urgent(StepDone(outcome, error))
+            )
+        except EngineError as down:
+            # not raised here: it would be the answer to whatever call happened to be served
+            self.ref.urgent(StepDone(None, down))
         self._step = self._steps
         self._gauges.step_since = self.clock.now()
 

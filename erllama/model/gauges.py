@@ -24,6 +24,12 @@ class Gauges:
         self.step_since: float | None = None
         self.info: ModelInfo | None = None
 
+    def rest(self) -> None:
+        """Nothing is computed and nothing waits: the actor has ended."""
+        self.active = self.pending = 0
+        self.step_since = None
+        self.load_progress = 0.0
+
     def note_request(self, seconds: float) -> None:
         """Keep a moving average of how long requests are computed."""
         self.request_s += 0.3 * (seconds - self.request_s)

@@ -31,6 +31,7 @@ class Generation:
         prompt: its token ids.
         tokens: the sampled ones.
         position: how many tokens the sequence's cells hold.
+        admitted: when its turn came.
         finished: why it ended, once it has.
     """
 
@@ -56,7 +57,7 @@ class Generation:
         # the last token needs no cell of its own: it is sampled and never computed
         self._budget = min(request.max_tokens or n_ctx, n_ctx - len(prompt) + 1)
         self._asked = asked
-        self._admitted = now
+        self.admitted = now
         self._first_token: float | None = None
         self._last_token = now
         self._decoder = Utf8Decoder()
@@ -114,8 +115,8 @@ class Generation:
             seed=self._seed,
             usage=Usage(prompt_tokens=len(self.prompt), completion_tokens=len(self.tokens)),
             timings=Timings(
-                queue_ms=(self._admitted - self._asked) * 1e3,
-                prefill_ms=(first - self._admitted) * 1e3,
+                queue_ms=(self.admitted - self._asked) * 1e3,
+                prefill_ms=(first - self.admitted) * 1e3,
                 decode_ms=(now - first) * 1e3,
                 ttft_ms=(first - self._asked) * 1e3 if self._first_token is not None else 0.0,
                 total_ms=(now - self._asked) * 1e3,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from erllama.actor import Ref
 from erllama.clock import Clock
-from erllama.errors import ActorDied
+from erllama.errors import ActorDied, Busy, NotSupported
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job, Sink
 from erllama.model.messages import Detokenize, Tokenize
-from erllama.model.request import check_prompt, make_request
+from erllama.model.request import check_ids, check_prompt, check_text, make_request
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.sampling import fresh_seed
+from erllama.text import render_chat
 from erllama.types import Completion, ModelInfo, ModelStatus
 
 
@@ -85,7 +88,11 @@ class Model:
         Args:
             add_special: add the tokens that begin or end a text, as the model was trained.
             parse_special: take the text of special tokens for those tokens.
+
+        Raises:
+            RequestError: no text, or one with half of a surrogate pair.
         """
+        check_text(text)
         tokens: list[int] = await self._call(Tokenize(text, add_special, parse_special))
         return tokens
 
@@ -93,10 +100,53 @@ class Model:
         """Text of `tokens`, special tokens rendered.
 
         Raises:
-            RequestError: an id outside the vocabulary.
+            RequestError: no token ids, or one outside the vocabulary.
         """
-        text: str = await self._call(Detokenize(tokens))
+        text: str = await self._call(Detokenize(check_ids(tokens, name="tokens")))
         return text
+
+    async def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of a chat, written as the model's chat template writes it.
+
+        Args:
+            messages: what was said, such as `[{"role": "user", "content": "Hello"}]`.
+            tools: descriptions of the tools that the model may call, as JSON schemas.
+            add_generation_prompt: end with what introduces the assistant's next message.
+            variables: more variables for the template, such as `{"enable_thinking": True}`.
+
+        Raises:
+            NotSupported: the model has no chat template.
+            RequestError: the messages cannot be used, or the template fails.
+            ModelNotFound: the model was unloaded.
+        """
+        info = self.info()
+        if info.chat_template is None:
+            raise NotSupported(
+                f"model {self.id!r} has no chat template; load it with chat_template=..., or "
+                "use a model that was trained to chat"
+            )
+        # In a thread however short the chat is: the first call imports Jinja and compiles.
+        text = await asyncio.to_thread(
+            render_chat,
+            info.chat_template,
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+            variables=variables,
+            now=datetime.datetime.now(),
+        )
+        # What the template left out is added, as llama.cpp does; a second one would be a fault.
+        begun = text.lstrip().startswith(info.bos_token)
+        return await self.tokenize(text, add_special=not begun, parse_special=True)
 
     def status(self) -> ModelStatus:
         """What the model does now; does not wait.
@@ -111,10 +161,11 @@ class Model:
 
         Raises:
             ModelNotFound: it was unloaded.
+            Busy: it is being loaded for the first time.
         """
         info = self._directory.gauges(self.id).info
         if info is None:
-            raise AssertionError("a Model is handed out after loading")
+            raise Busy(f"model {self.id!r} is still being loaded; wait for load_model")
         return info
 
     async def unload(self) -> None:

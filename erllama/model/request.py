@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
@@ -46,6 +46,8 @@ def make_request(options: dict[str, Any]) -> Request:
         if name not in SamplingParams.__struct_fields__:
             known = (*Request.__struct_fields__, *SamplingParams.__struct_fields__)
             raise TypeError(unknown_keyword("a request", name, known))
+    if "sampling" in own:
+        _check_sampling(own["sampling"])
     if not rest:
         return Request(**own)
     if "sampling" in own:
@@ -53,6 +55,15 @@ def make_request(options: dict[str, Any]) -> Request:
             f"sampling: it has the same options as {', '.join(map(repr, rest))}; give either"
         )
     return Request(**own, sampling=SamplingParams(**rest))
+
+
+def _check_sampling(sampling: object) -> None:
+    # msgspec would take a mapping for the struct, and leave it one
+    if not isinstance(sampling, SamplingParams):
+        raise RequestError(
+            f"sampling: expected SamplingParams(...), got {type(sampling).__name__}; or give its "
+            "options as keywords of their own"
+        )
 
 
 Prompt: TypeAlias = "str | array.array[int]"
@@ -68,17 +79,37 @@ def check_prompt(prompt: str | Sequence[int]) -> Prompt:
         if not prompt:
             raise RequestError("prompt: is empty; give at least one character")
         return prompt
-    if isinstance(prompt, bytes | bytearray) or not hasattr(prompt, "__iter__"):
-        raise RequestError(
-            f"prompt: expected text or a sequence of token ids, got {type(prompt).__name__}"
-        )
-    try:
-        tokens = array.array("i", prompt)
-    except (TypeError, OverflowError) as wrong:
-        raise RequestError(f"prompt: expected token ids, but {wrong}") from None
+    tokens = check_ids(prompt, name="prompt", kind="text or a sequence of token ids")
     if not tokens:
         raise RequestError("prompt: is empty; give at least one token")
     return tokens
+
+
+def check_ids(
+    tokens: Iterable[int], *, name: str, kind: str = "a sequence of token ids"
+) -> array.array[int]:
+    """Token ids as one flat array.
+
+    Raises:
+        RequestError: not a sequence of integers of 32 bits; calls it `name`.
+    """
+    # text has no ids, and bytes would be taken for the array's own memory
+    if isinstance(tokens, str | bytes | bytearray | memoryview) or not isinstance(tokens, Iterable):
+        raise RequestError(f"{name}: expected {kind}, got {type(tokens).__name__}")
+    try:
+        return array.array("i", tokens)
+    except (TypeError, OverflowError) as wrong:
+        raise RequestError(f"{name}: expected token ids, but {wrong}") from None
+
+
+def check_text(text: object) -> None:
+    """Refuse what is no text.
+
+    Raises:
+        RequestError: as the words say.
+    """
+    if not isinstance(text, str):
+        raise RequestError(f"text: expected a str, got {type(text).__name__}")
 
 
 def check_tokens(tokens: array.array[int], *, n_vocab: int, n_ctx: int) -> None:

@@ -75,6 +75,7 @@ class Stream:
         self._submission: Submission | None = None
         self._starting = asyncio.Lock()
         self._failed = False
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -124,14 +125,18 @@ class Stream:
         return await submission.result()
 
     async def aclose(self) -> None:
-        """End the request if it is not over, and wait until its sequence is free."""
+        """End the request if it is not over, and wait until its sequence is free.
+
+        One that was not sent yet ends as soon as it is.
+        """
+        self._closed = True
         if self._submission is None or self._submission.reply.done():
             return
         self._submission.cancel()
         await asyncio.wait([self._submission.reply])
 
     def abandon(self) -> None:
-        """End the request if it is not over; nobody will ask for its result. From any thread."""
+        """End the request if it is not over; nobody reads on. From any thread."""
         if self._submission is not None:
             self._submission.cancel_soon()
 
@@ -147,6 +152,8 @@ class Stream:
                     # the buffer, not self: a stream that nobody holds must not live on
                     submission.reply.add_done_callback(lambda _: events.end())
                     self._submission = submission
+                    if self._closed:
+                        submission.cancel()
         return self._submission
 
 

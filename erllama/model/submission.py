@@ -6,7 +6,14 @@ import asyncio
 import contextlib
 
 from erllama.actor import Ref
-from erllama.errors import ActorDied, EngineCrashed, ErllamaError, MailboxFull, QueueFull
+from erllama.errors import (
+    ActorDied,
+    EngineCrashed,
+    ErllamaError,
+    MailboxFull,
+    ModelNotFound,
+    QueueFull,
+)
 from erllama.model.job import Job
 from erllama.model.messages import Cancel, Submit
 from erllama.types import Completion
@@ -54,7 +61,9 @@ class Submission:
 
 
 def crashed(died: ActorDied) -> ErllamaError:
-    """What a caller is told when the actor that held its request died."""
+    """What a caller is told when the actor that held its request ended."""
+    if died.reason in ("shutdown", "normal"):
+        return ModelNotFound("the model was unloaded before it came to this request")
     if isinstance(died.reason, ErllamaError) and not isinstance(died.reason, ActorDied):
         return EngineCrashed(str(died.reason))
     return EngineCrashed(f"the model's actor ended with this request: {died.reason!r}")

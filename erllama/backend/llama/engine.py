@@ -2,8 +2,8 @@
 
 Contract
     State     per sequence: how many cells it holds (`_held`), its sampler.
-    Writer    the lane thread alone, through `step` and `close`. `abort` only sets two fields
-              that `step` reads; `tokenize` and `detokenize` read the vocabulary, which is
+    Writer    the lane thread alone, through `step` and `close`. `abort` only touches `_aborts`,
+              which has a lock; `tokenize` and `detokenize` read the vocabulary, which is
               immutable.
     Invariant every native call gets checked arguments: llama.cpp answers bad ones by ending the
               process. `_held[seq]` is the number of cells that llama.cpp holds for `seq`.
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from erllama.backend.aborts import Aborts
 from erllama.backend.base import (
     Begin,
     Capabilities,
@@ -60,8 +61,7 @@ class LlamaEngine:
         self._context = context
         self._memory = self._llama.llama_get_memory(context) if context else None
         self._vocabulary = vocabulary
-        self._flag = abort_flag
-        self._aborted = 0
+        self._aborts = Aborts(abort_flag)
         self._closed = False
         self._readers = Readers()
         self._batch = Batch(capabilities.n_batch) if context else None
@@ -74,15 +74,13 @@ class LlamaEngine:
 
     def step(self, plan: StepPlan) -> StepOutcome:
         started = time.perf_counter_ns()
-        self._flag.clear()
-        # In this order: an abort that came before the flag was cleared is seen here, one that
-        # comes later sets the flag again.
         self._check(plan)
+        aborted = self._aborts.enter(plan.number)
         for seq in plan.end:
             self._end(seq)
         for begin in plan.begin:
             self._begin(begin)
-        status: StepStatus = "aborted" if plan.number <= self._aborted else "done"
+        status: StepStatus = "aborted" if aborted else "done"
         detail = ""
         sampled: tuple[Sampled, ...] = ()
         if status == "done" and (plan.prefill or plan.rows):
@@ -116,11 +114,13 @@ class LlamaEngine:
     # Any thread
 
     def abort(self, number: int) -> None:
-        self._aborted = max(self._aborted, number)
-        self._flag.set()
+        self._aborts.abort(number)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
-        return self._vocabulary.tokenize(text, add_special=add_special, parse_special=parse_special)
+        with self._readers:
+            return self._vocabulary.tokenize(
+                text, add_special=add_special, parse_special=parse_special
+            )
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         with self._readers:
@@ -215,7 +215,7 @@ class LlamaEngine:
         )
 
     def _finite(self, row: int) -> bool:
-        """Whether a likeliest token exists; a sampler on NaN would abort the process."""
+        """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
         pointer = self._llama.llama_get_logits_ith(self._context, row)
         if not pointer:
             return False

@@ -7,8 +7,10 @@ weights. Everything that would make llama.cpp crash later is refused here.
 from __future__ import annotations
 
 import ctypes
+import os
 import pathlib
 import re
+import stat
 from typing import Any
 
 import msgspec
@@ -33,9 +35,13 @@ _SCALARS: dict[int, tuple[str, type[Any]]] = {
     11: ("i64", ctypes.c_int64),
     12: ("f64", ctypes.c_double),
 }
+_STRING, _ARRAY = 8, 9
 # ggml_type (ggml.h) of tensors that load but have no CPU kernels: 24-27 are integers, and
 # computing with 28, F64, ends in SIGSEGV.
 _UNCOMPUTABLE = {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
+# Norms and biases meet F32 rows; ggml aborts where these are of another type (binary-ops.cpp).
+_F32_ONLY = ("norm.weight", ".bias")
+_F32 = 0
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -48,9 +54,18 @@ class TensorInfo(msgspec.Struct, frozen=True):
 
 
 class GgufHeader(msgspec.Struct, frozen=True):
-    """The header of one file. `metadata` has the scalars; arrays are left out."""
+    """The header of one file.
+
+    Attributes:
+        metadata: the scalars.
+        arrays: the keys whose values are arrays; these are left out.
+        repeated_token: a token that the vocabulary has twice.
+        data_offset: where the weights begin, in bytes.
+    """
 
     metadata: dict[str, int | float | bool | str]
+    arrays: frozenset[str]
+    repeated_token: str | None
     tensors: tuple[TensorInfo, ...]
     data_offset: int
 
@@ -73,12 +88,17 @@ def shards(path: pathlib.Path) -> list[pathlib.Path]:
     if int(split["number"]) != 1:
         raise ModelLoadError(f"{path}: is a later part of a split model; load the first part")
     count = int(split["count"])
+    if count == 0:
+        raise ModelLoadError(f"{path}: is part 1 of 0 by its name; give it its true name")
     parts = [
         path.with_name(f"{split['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)
     ]
     for part in parts:
         if not part.is_file():
-            raise ModelLoadError(f"{path}: part {part.name} of the split model is missing")
+            raise ModelLoadError(
+                f"{path}: part {part.name} of the split model is missing; "
+                "put all parts into one folder"
+            )
     return parts
 
 
@@ -93,12 +113,14 @@ def read_header(path: pathlib.Path) -> GgufHeader:
     lib = ggml()
     _declare(lib)
     with capture_log() as said:
-        handle = lib.gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+        handle = lib.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
     if not handle:
         raise ModelLoadError(f"{path}: {_broken_header(said)}")
     try:
         header = GgufHeader(
             metadata=_metadata(lib, handle),
+            arrays=_arrays(lib, handle),
+            repeated_token=_repeated_token(lib, handle),
             tensors=_tensors(lib, handle),
             data_offset=lib.gguf_get_data_offset(handle),
         )
@@ -109,15 +131,22 @@ def read_header(path: pathlib.Path) -> GgufHeader:
 
 
 def _check_is_gguf(path: pathlib.Path) -> None:
-    if path.is_dir():
-        raise ModelLoadError(f"{path}: is a directory; give the path of a .gguf file in it")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ModelLoadError(f"{path}: is a directory; give the path of a .gguf file in it")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
+            raise ModelLoadError(f"{path}: is no regular file; give the path of a .gguf file")
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
     except FileNotFoundError:
-        raise ModelLoadError(f"{path}: no such file") from None
+        raise ModelLoadError(f"{path}: no such file; check the path") from None
     except OSError as wrong:
-        raise ModelLoadError(f"{path}: cannot be read: {wrong.strerror}") from None
+        raise ModelLoadError(
+            f"{path}: cannot be read: {wrong.strerror}; check the path and its permissions"
+        ) from None
+    except ValueError:
+        raise ModelLoadError(f"{str(path)!r}: is no path: it has a NUL character") from None
     if not magic:
         raise ModelLoadError(f"{path}: is empty; download or copy it again")
     if magic != _MAGIC:
@@ -140,6 +169,11 @@ def _check_tensors(path: pathlib.Path, header: GgufHeader) -> None:
                 f"{path}: tensor {tensor.name} has type {_UNCOMPUTABLE[tensor.type]}, which "
                 "cannot be computed with; convert it to F32, F16 or a quantized type"
             )
+        if tensor.name.endswith(_F32_ONLY) and tensor.type != _F32:
+            raise ModelLoadError(
+                f"{path}: tensor {tensor.name} is not of type F32, which llama.cpp needs it to be; "
+                "convert the model again"
+            )
     end = max((t.offset + t.size for t in header.tensors), default=0)
     size = path.stat().st_size
     if end > size:
@@ -159,6 +193,30 @@ def _metadata(lib: Any, handle: int) -> dict[str, int | float | bool | str]:
         key = lib.gguf_get_key(handle, i).decode("utf-8", "replace")
         values[key] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     return values
+
+
+def _arrays(lib: Any, handle: int) -> frozenset[str]:
+    return frozenset(
+        lib.gguf_get_key(handle, i).decode("utf-8", "replace")
+        for i in range(lib.gguf_get_n_kv(handle))
+        if lib.gguf_get_kv_type(handle, i) == _ARRAY
+    )
+
+
+def _repeated_token(lib: Any, handle: int) -> str | None:
+    key = lib.gguf_find_key(handle, b"tokenizer.ggml.tokens")
+    if key < 0 or lib.gguf_get_kv_type(handle, key) != _ARRAY:
+        return None
+    if lib.gguf_get_arr_type(handle, key) != _STRING:
+        return None
+    seen: set[bytes] = set()
+    for i in range(lib.gguf_get_arr_n(handle, key)):
+        # an empty token gets this name from llama.cpp (llama-vocab.cpp)
+        token = lib.gguf_get_arr_str(handle, key, i) or b"[EMPTY_%d]" % i
+        if token in seen:
+            return str(token.decode("utf-8", "replace"))
+        seen.add(token)
+    return None
 
 
 def _tensors(lib: Any, handle: int) -> tuple[TensorInfo, ...]:
@@ -184,6 +242,10 @@ def _declare(lib: Any) -> None:
         "gguf_get_n_kv": ([pointer], i64),
         "gguf_get_key": ([pointer, i64], text),
         "gguf_get_kv_type": ([pointer, i64], ctypes.c_int),
+        "gguf_find_key": ([pointer, text], i64),
+        "gguf_get_arr_type": ([pointer, i64], ctypes.c_int),
+        "gguf_get_arr_n": ([pointer, i64], size),
+        "gguf_get_arr_str": ([pointer, i64, size], text),
         "gguf_get_n_tensors": ([pointer], i64),
         "gguf_get_tensor_name": ([pointer, i64], text),
         "gguf_get_tensor_type": ([pointer, i64], ctypes.c_int),

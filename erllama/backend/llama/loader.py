@@ -12,6 +12,7 @@ from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_finger
 from erllama.backend.llama.abort import AbortFlag, abort_function
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
+from erllama.backend.llama.header_check import find_fault
 from erllama.backend.llama.library import capture_log, llama
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.config import GRANULE, ContextConfig, ModelConfig
@@ -66,8 +67,14 @@ class LlamaLoading:
         header = read_header(files[0])
         for part in files[1:]:
             read_header(part)
+        fault = find_fault(header.metadata, header.arrays, header.repeated_token)
+        if fault is not None:
+            raise ModelLoadError(f"{self._path}: its {fault}; download or convert it again")
         self._check_options(header)
         self._model = self._load_weights(progress)
+        fault = Vocabulary(self._model).fault
+        if fault is not None:
+            raise ModelLoadError(f"{self._path}: its {fault}; convert it again")
         if not self._model_config.vocab_only:
             self._context = self._make_context()
 
@@ -82,8 +89,8 @@ class LlamaLoading:
             code = self._decode_one(token, aborted=False)
         if code != 0:
             raise ModelLoadError(
-                f"{self._path}: the model cannot compute (llama_decode returned {code}: "
-                f"{said.problems()})"
+                f"{self._path}: the model cannot compute; download or convert it again "
+                f"(llama_decode returned {code}: {said.problems()})"
             )
         engine = self._engine(can_abort=can_abort)
         self._model = self._context = None  # the engine owns them now
@@ -113,12 +120,15 @@ class LlamaLoading:
         callback = lib.llama_progress_callback(report)
         parameters.progress_callback = callback
         with capture_log() as said:
-            model = lib.llama_model_load_from_file(str(self._path).encode(), parameters)
+            model = lib.llama_model_load_from_file(os.fsencode(self._path), parameters)
         if model:
             return model
         if stopped:
             raise ModelLoadError(f"{self._path}: loading was given up")
-        raise ModelLoadError(f"{self._path}: llama.cpp cannot load it: {said.problems()}")
+        raise ModelLoadError(
+            f"{self._path}: llama.cpp cannot load it; download it again, or look for a file that "
+            f"its version knows ({said.problems()})"
+        )
 
     def _fill_model_parameters(self, parameters: Any) -> None:
         config = self._model_config
@@ -143,7 +153,8 @@ class LlamaLoading:
             context = lib.llama_init_from_model(self._model, parameters)
         if not context:
             raise ModelLoadError(
-                f"{self._path}: llama.cpp cannot make the context: {said.problems()}"
+                f"{self._path}: llama.cpp cannot make the context; change the options of "
+                f"ContextConfig that it names, or lower n_ctx ({said.problems()})"
             )
         return context
 
@@ -261,6 +272,7 @@ class LlamaLoading:
 
     def _info(self, vocabulary: Vocabulary) -> EngineInfo:
         lib, model, config = llama(), self._model, self._config
+        n_layer = lib.llama_model_n_layer(model)  # 0 if vocab_only: asking for heads would abort
         return EngineInfo(
             architecture=self._meta("general.architecture"),
             name=self._meta("general.name"),
@@ -268,10 +280,10 @@ class LlamaLoading:
             n_params=lib.llama_model_n_params(model),
             size=lib.llama_model_size(model),
             n_vocab=vocabulary.size,
-            n_layer=lib.llama_model_n_layer(model),
+            n_layer=n_layer,
             n_embd=lib.llama_model_n_embd(model),
-            n_head=lib.llama_model_n_head(model),
-            n_head_kv=lib.llama_model_n_head_kv(model),
+            n_head=lib.llama_model_n_head(model) if n_layer else 0,
+            n_head_kv=lib.llama_model_n_head_kv(model) if n_layer else 0,
             n_ctx_train=lib.llama_model_n_ctx_train(model),
             n_ubatch=lib.llama_n_ubatch(self._context) if self._context else 0,
             n_threads=self._n_threads,

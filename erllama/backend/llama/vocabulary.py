@@ -11,6 +11,7 @@ from erllama.backend.llama.library import llama
 from erllama.errors import RequestError
 
 _NO_TOKEN = -1  # LLAMA_TOKEN_NULL
+_NO_TOKENIZER = 0  # LLAMA_VOCAB_TYPE_NONE
 
 
 class Vocabulary:
@@ -20,6 +21,8 @@ class Vocabulary:
         self._llama = llama()
         self._vocab = self._llama.llama_model_get_vocab(model)
         self.size: int = self._llama.llama_vocab_n_tokens(self._vocab)
+        first = self.tokenize("a", add_special=False, parse_special=False)[:1]
+        self._space_prefix = bool(first) and self.piece(first[0]).startswith(b" ")
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         """Token ids of `text`.
@@ -45,18 +48,23 @@ class Vocabulary:
             room = -n
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of `tokens`, special ones rendered."""
+        """Text of `tokens`, special ones rendered.
+
+        `llama_detokenize` "cleans up" spaces before punctuation and is no inverse of tokenizing
+        then; the pieces, joined, are.
+        """
         self.check(tokens)
-        ids = (ctypes.c_int32 * len(tokens))(*tokens)
-        room = 16 * len(tokens) + 16
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            n = self._llama.llama_detokenize(
-                self._vocab, ids, len(tokens), buffer, room, False, True
-            )
-            if n >= 0:
-                return buffer.raw[:n].decode("utf-8", "replace")
-            room = -n
+        pieces = [self.piece(token, special=True) for token in tokens]
+        if self._space_prefix:
+            self._strip_first_space(tokens, pieces)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _strip_first_space(self, tokens: Sequence[int], pieces: list[bytes]) -> None:
+        """Take off the space that the vocabulary puts before a text."""
+        for i, token in enumerate(tokens):
+            if not self._llama.llama_vocab_is_control(self._vocab, token):
+                pieces[i] = pieces[i].removeprefix(b" ")
+                return
 
     def check(self, tokens: Sequence[int]) -> None:
         """Refuse ids that are not in the vocabulary: llama.cpp would abort the process."""
@@ -79,6 +87,18 @@ class Vocabulary:
     def ends(self, token: int) -> bool:
         """Whether `token` ends a generation."""
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+
+    @property
+    def fault(self) -> str | None:
+        """What makes tokenizing end the process, in words that follow "its"; None if nothing."""
+        lib, vocab = self._llama, self._vocab
+        if lib.llama_vocab_type(vocab) == _NO_TOKENIZER:
+            return "vocabulary has no tokenizer"
+        if lib.llama_vocab_get_add_bos(vocab) and lib.llama_vocab_bos(vocab) == _NO_TOKEN:
+            return "tokenizer adds a token for the beginning of a text, and has none"
+        if lib.llama_vocab_get_add_eos(vocab) and lib.llama_vocab_eos(vocab) == _NO_TOKEN:
+            return "tokenizer adds a token for the end of a text, and has none"
+        return None
 
     @property
     def bos_token(self) -> str:
