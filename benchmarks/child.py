@@ -1,0 +1,64 @@
+"""The child's end of a benchmark: one order a line on stdin, one answer a line on stdout.
+
+Imports nothing that is measured: a child has loaded what its own function loads, no more.
+
+    python -m benchmarks.child MODULE:FUNCTION CONFIG
+
+calls the function with the orders and the configuration (JSON). What anything else prints to
+stdout goes to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+Config = dict[str, Any]
+Order = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class Orders:
+    """What the parent asks, in turn; each must be answered before the next is read."""
+
+    def __init__(self, source: TextIO, sink: TextIO) -> None:
+        self._source = source
+        self._sink = sink
+
+    def __iter__(self) -> Iterator[Order]:
+        while (order := self.next()) is not None:
+            yield order
+
+    def next(self) -> Order | None:
+        """The next order; None once there are no more. Blocks."""
+        line = self._source.readline()
+        return json.loads(line) if line else None
+
+    def answer(self, answer: Answer) -> None:
+        """Answer the latest order; before the first one: tell that all is ready."""
+        self._sink.write(json.dumps(answer) + "\n")
+        self._sink.flush()
+
+
+def random_prompt(length: int, seed: int, n_vocab: int) -> list[int]:
+    """Token ids from the middle of the vocabulary, where no special tokens are."""
+    source = random.Random(seed)
+    return [source.randrange(n_vocab // 8, n_vocab * 7 // 8) for _ in range(length)]
+
+
+def main() -> None:
+    module, _, function = sys.argv[1].partition(":")
+    config: Config = json.loads(sys.argv[2])
+    sink = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    orders = Orders(sys.stdin, sink)
+    getattr(importlib.import_module(module), function)(orders, config)
+
+
+if __name__ == "__main__":
+    main()

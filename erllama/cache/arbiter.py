@@ -1,0 +1,288 @@
+"""The arbiter: the one who decides what the cache holds.
+
+Contract
+    State     the index, the reservations, quotas and which tiers are up.
+    Writer    this actor's task, of all of them. Models read `Board.index` between its turns, and
+              pin, unpin and touch rows there; these change no row's place.
+    Invariant a row is in the index under a tier only when that tier holds it whole. What leaves
+              the index is deleted after, never before. The bytes of a tier stay within its quota,
+              rows being written included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from erllama.actor import Actor, ReplyTo, TaskDone
+from erllama.cache.board import Board
+from erllama.cache.index import CacheIndex
+from erllama.cache.messages import (
+    Bad,
+    Collect,
+    Drop,
+    Free,
+    Freed,
+    NewRow,
+    Offer,
+    Opened,
+    Put,
+    Reserve,
+    SetAside,
+    StillWanted,
+    Write,
+    Written,
+)
+from erllama.cache.peers import Peers
+from erllama.cache.reservation import Expired, Reservation, Reservations
+from erllama.cache.row import HEAD_BYTES, RowId
+from erllama.cache.trie import TIERS, Row, Tier
+from erllama.clock import Timer
+from erllama.errors import ErllamaError
+
+RESERVATION_S = 60.0
+_SWEEP_S = 5.0
+
+
+class Arbiter(Actor):
+    """See the module.
+
+    Args:
+        quotas: bytes that each tier may hold; a tier that is not named is not used.
+    """
+
+    def __init__(self, board: Board, peers: Peers, quotas: Mapping[Tier, int]) -> None:
+        self._board = board
+        self._peers = peers
+        self._quotas = dict(quotas)
+        self._reservations = Reservations()
+        self._reserved: dict[int, tuple[Tier, int]] = {}
+        self._writable: set[Tier] = set()
+        self._sweep: Timer | None = None
+
+    async def init(self) -> None:
+        self._board.index = CacheIndex()
+        self._arm_sweep()
+
+    async def terminate(self, reason: object) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    async def handle_cast(self, payload: Any) -> None:
+        match payload:
+            case Offer(rows, reason, tiers, write_through):
+                for row in rows:
+                    if await self._keep(row, tiers, write_through=write_through):
+                        self._board.counts.add(f"saves_{reason}")
+            case _:
+                await super().handle_cast(payload)
+
+    async def handle_call(self, payload: Any, reply: ReplyTo) -> Any:
+        match payload:
+            case Reserve(row, tier):
+                return self._reserve(row, tier)
+            case StillWanted(reservation):
+                return self._reservations.check(reservation) and self._reservations.mark_linked(
+                    reservation, self.clock.now(), RESERVATION_S
+                )
+            case Written(reservation, meta, tier, size):
+                self._release(reservation)
+                if size:
+                    self._insert_written(meta, size, tier)
+                return None
+            case Free(n_bytes, tiers):
+                return self._free(n_bytes, tiers)
+            case Collect():
+                return self._collect()
+            case _:
+                return await super().handle_call(payload, reply)
+
+    async def handle_urgent(self, payload: Any) -> None:
+        match payload:
+            case Opened():
+                self._opened(payload)
+            case Bad(row, tier, missing):
+                self._bad(row, tier, missing=missing)
+            case "sweep":
+                for expired in self._reservations.expired(self.clock.now()):
+                    self._over(expired)
+                self._arm_sweep()
+            case TaskDone():
+                return
+            case _:
+                await super().handle_urgent(payload)
+
+    # Keeping rows
+
+    async def _keep(self, row: NewRow, tiers: tuple[Tier, ...], *, write_through: bool) -> bool:
+        """Give a row to the first tier that takes it; whether one did, or had it already."""
+        index = self._board.index
+        if index.contains(row.meta.id):
+            self._write_through(row, tiers, wanted=write_through)
+            return False
+        for tier in tiers:
+            if tier not in self._writable or row.size > self._quotas.get(tier, 0):
+                continue
+            if tier != "ram":
+                self._write(row, tier)
+                return True
+            if await self._put_in_ram(row):
+                self._write_through(row, tiers, wanted=write_through)
+                return True
+        self._board.counts.add("saves_dropped")
+        return False
+
+    async def _put_in_ram(self, row: NewRow) -> bool:
+        ram = self._peers.tier("ram")
+        if ram is None or not self._make_room("ram", row.size):
+            return False
+        try:
+            await ram.call(Put(row.meta.id, row.parts))
+        except ErllamaError:
+            return False
+        index = self._board.index
+        kept = index.insert(row.meta, row.size, "ram", now=self.clock.now())
+        self._drop_superseded(kept)
+        return True
+
+    def _write_through(self, row: NewRow, tiers: tuple[Tier, ...], *, wanted: bool) -> None:
+        possible = wanted and "disk" in tiers and "disk" in self._writable
+        if possible and not self._board.index.contains(row.meta.id, "disk"):
+            self._write(row, "disk")
+
+    def _write(self, row: NewRow, tier: Tier) -> None:
+        writers = self._peers.writers
+        if writers is None:
+            self._board.counts.add("saves_dropped")
+            return
+        try:
+            writers.cast(Write(row, tier))
+        except ErllamaError:  # its mailbox is full
+            self._board.counts.add("saves_dropped")
+
+    # Files
+
+    def _reserve(self, row: NewRow, tier: Tier) -> Reservation | None:
+        row_id = row.meta.id
+        if tier not in self._writable or self._board.index.contains(row_id, tier):
+            return None
+        size = row.size + HEAD_BYTES
+        if not self._make_room(tier, size):
+            self._board.counts.add("saves_dropped")
+            return None
+        reservation = self._reservations.reserve(
+            row_id, f"writers:{tier}", self.clock.now(), RESERVATION_S
+        )
+        if reservation is not None:
+            self._reserved[reservation.number] = (tier, size)
+        return reservation
+
+    def _release(self, reservation: Reservation) -> None:
+        self._reservations.release(reservation)
+        self._reserved.pop(reservation.number, None)
+
+    def _insert_written(self, meta: Any, size: int, tier: Tier) -> None:
+        kept = self._board.index.insert(meta, size, tier, now=self.clock.now())
+        self._drop_superseded(kept)
+        self._trim(tier)
+
+    def _over(self, expired: Expired) -> None:
+        """A writer took too long. Before the link its file is invisible; after it, look."""
+        tier, _ = self._reserved.pop(expired.reservation.number, ("disk", 0))
+        if expired.action == "validate":
+            self.spawn_task(self._validate(expired.reservation, tier), then="validated")
+
+    async def _validate(self, reservation: Reservation, tier: Tier) -> None:
+        files = self._board.files.get(tier)
+        if files is not None and not await asyncio.to_thread(files.is_good, reservation.id):
+            await asyncio.to_thread(files.quarantine, reservation.id)
+        self._reservations.release(reservation)
+
+    # Tiers come and go
+
+    def _opened(self, opened: Opened) -> None:
+        """A tier has started: it holds what it says, and nothing else."""
+        index, now = self._board.index, self.clock.now()
+        index.lost(opened.tier)
+        for found in opened.found:
+            index.insert(
+                found.meta, found.size, opened.tier, now=now, hits=found.hits, age_s=found.age_s
+            )
+        self._board.counts.add("corrupt_rows", opened.quarantined)
+        if opened.writable:
+            self._writable.add(opened.tier)
+            self._trim(opened.tier)
+
+    def _bad(self, row: Row, tier: Tier, *, missing: bool) -> None:
+        index = self._board.index
+        if index.get(row.id) is not row:
+            return
+        index.remove(row, tier)
+        self._board.counts.add("corrupt_rows")
+        if not missing:
+            self._tell_tier(tier, SetAside(row.id))
+
+    # Room
+
+    def _make_room(self, tier: Tier, size: int) -> bool:
+        """Evict until `size` more bytes fit; whether they do."""
+        over = self._used(tier) + size - self._quotas.get(tier, 0)
+        if over > 0:
+            self._evict(tier, over)
+        return self._used(tier) + size <= self._quotas.get(tier, 0)
+
+    def _trim(self, tier: Tier) -> None:
+        over = self._used(tier) - self._quotas.get(tier, 0)
+        if over > 0:
+            self._evict(tier, over)
+
+    def _used(self, tier: Tier) -> int:
+        pending = sum(size for where, size in self._reserved.values() if where == tier)
+        return self._board.index.bytes(tier) + pending
+
+    def _evict(self, tier: Tier, n_bytes: int) -> list[Row]:
+        victims = self._board.index.evict(tier, n_bytes)
+        if victims:
+            self._board.counts.add("evictions", len(victims))
+            self._tell_tier(tier, Drop(tuple(row.id for row in victims)))
+        return victims
+
+    def _free(self, n_bytes: int, tiers: tuple[Tier, ...]) -> Freed:
+        rows = freed = 0
+        for tier in tiers:
+            victims = self._evict(tier, n_bytes - freed) if freed < n_bytes else []
+            rows += len(victims)
+            freed += sum(row.size for row in victims)
+        return Freed(rows, freed)
+
+    def _collect(self) -> Freed:
+        orphans = self._board.index.orphans()
+        return self._remove_everywhere(orphans)
+
+    def _drop_superseded(self, row: Row) -> None:
+        """Rows whose tokens a longer one has too, in the tiers where that one lies."""
+        self._remove_everywhere(self._board.index.superseded(row), only=row.tiers)
+
+    def _remove_everywhere(self, rows: list[Row], *, only: tuple[Tier, ...] = TIERS) -> Freed:
+        freed = 0
+        gone: dict[Tier, list[RowId]] = {tier: [] for tier in TIERS}
+        for row in rows:
+            row_id, size = row.id, row.size
+            for tier in row.tiers:
+                if tier in only:
+                    self._board.index.remove(row, tier)
+                    gone[tier].append(row_id)
+                    freed += size
+        for tier, ids in gone.items():
+            if ids:
+                self._tell_tier(tier, Drop(tuple(ids)))
+        return Freed(len(rows), freed)
+
+    def _tell_tier(self, tier: Tier, message: object) -> None:
+        actor = self._peers.tier(tier)
+        if actor is not None:
+            actor.urgent(message)
+
+    def _arm_sweep(self) -> None:
+        self._sweep = self.clock.call_later(_SWEEP_S, lambda: self.ref.urgent("sweep"))

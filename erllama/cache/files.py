@@ -1,0 +1,266 @@
+"""One folder of row files: `rows/ab/<name>`, a lock, a quarantine, remembered hits.
+
+Contract
+    Owner     one process at a time: opening takes an exclusive lock on `lock`; without it the
+              folder is read-only, or refused.
+    Files     appear by `erllama.cache.publish` and are never changed afterwards. Names are
+              `RowId.name`; the two first hex digits are the folder.
+    Bad ones  are moved to `quarantine`, never used and never deleted here.
+
+Everything here blocks; it runs on worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from erllama.cache.publish import (
+    TEMPORARY,
+    Observer,
+    discard,
+    publish,
+    read_into,
+    replace,
+    write_temporary,
+)
+from erllama.cache.row import (
+    HEAD_BYTES,
+    BadRow,
+    RowHead,
+    RowId,
+    RowMeta,
+    check_payload,
+    encode_head,
+    parse_head,
+    payload_crc,
+)
+from erllama.errors import ConfigError
+
+_LOCK, _ROWS, _QUARANTINE, _HITS = "lock", "rows", "quarantine", "hits.msgpack"
+
+
+class Found(NamedTuple):
+    """A row that lies in the folder: its head, bytes, uses, seconds since it was written."""
+
+    meta: RowMeta
+    size: int
+    hits: int
+    age_s: float
+
+
+class Scan(NamedTuple):
+    """What opening found."""
+
+    found: list[Found]
+    quarantined: int
+
+
+def _ignore(_stage: object) -> None:
+    return
+
+
+class RowFiles:
+    """See the module.
+
+    Args:
+        root: the folder; made, with mode 0700, if it is not there.
+        read_only: do not ask for the lock; nothing is written.
+        at: told every stage of publishing, for tests.
+
+    Raises:
+        ConfigError: another process has the folder open, or it cannot be made.
+    """
+
+    def __init__(
+        self, root: pathlib.Path, *, read_only: bool = False, at: Observer = _ignore
+    ) -> None:
+        self._lock: int | None = None
+        self.root = root
+        self.read_only = read_only
+        self._at = at
+        try:
+            for folder in (root, root / _ROWS, root / _QUARANTINE):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as wrong:
+            raise ConfigError(
+                f"cache_dir: {root} cannot be used: {wrong.strerror}; choose another folder"
+            ) from None
+        if not read_only:
+            self._take_lock()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    # Reading
+
+    def scan(self) -> Scan:
+        """Look at every file: adopt the good, move the bad aside, delete stale temporaries."""
+        hits = self._remembered_hits()
+        now = time.time()
+        found: list[Found] = []
+        bad = 0
+        for path in self._files():
+            if path.name.startswith(TEMPORARY):
+                if not self.read_only:
+                    discard(path)
+                continue
+            try:
+                head, written = self._read_head(path)
+            except (BadRow, OSError):
+                bad += 1
+                self._move_aside(path)
+                continue
+            age = max(now - written, 0.0)
+            found.append(Found(head.meta, head.file_bytes, hits.get(path.name, 0), age))
+        return Scan(found, bad)
+
+    def read(self, row: RowId, segments: Sequence[memoryview]) -> None:
+        """Read a row's payload into `segments`, one after the other, and check it.
+
+        Raises:
+            BadRow: the file is not this row, or damaged.
+            OSError: it is gone or cannot be read.
+        """
+        path = self.path(row)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            head = parse_head(os.pread(descriptor, HEAD_BYTES, 0), os.fstat(descriptor).st_size)
+            if head.meta.id != row:
+                raise BadRow(f"{path.name} holds another row")
+            if sum(segment.nbytes for segment in segments) != head.payload_bytes:
+                raise BadRow(f"a payload of {head.payload_bytes} bytes")
+            read_into(descriptor, HEAD_BYTES, segments)
+        finally:
+            os.close(descriptor)
+        check_payload(head, segments)
+
+    def payload_bytes(self, row: RowId) -> int:
+        """Bytes of a row's payload.
+
+        Raises:
+            BadRow: the file is shorter than a head.
+            OSError: it is gone.
+        """
+        size = self.path(row).stat().st_size - HEAD_BYTES
+        if size <= 0:
+            raise BadRow(f"{row.name} has no payload")
+        return size
+
+    def path(self, row: RowId) -> pathlib.Path:
+        """Where a row lies or would lie."""
+        name = row.name
+        return self.root / _ROWS / name[:2] / name
+
+    # Writing
+
+    def write(self, meta: RowMeta, parts: Sequence[Any]) -> tuple[pathlib.Path, int]:
+        """Write a row into a temporary file, durably; returns it and its size.
+
+        Raises:
+            OSError: the disk is full, read-only or gone.
+        """
+        views = [memoryview(part).cast("B") for part in parts]
+        size = sum(view.nbytes for view in views)
+        head = encode_head(meta, payload_bytes=size, payload_crc=payload_crc(views))
+        folder = self.path(meta.id).parent
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return write_temporary(folder, [head, *views], at=self._at), HEAD_BYTES + size
+
+    def publish(self, temporary: pathlib.Path, meta: RowMeta) -> None:
+        """Give a written row its name. A good file that has it already is adopted.
+
+        Raises:
+            OSError: it could not be linked or made durable; the temporary is removed.
+        """
+        target = self.path(meta.id)
+        try:
+            publish(temporary, target, at=self._at)
+        except FileExistsError:
+            if self.is_good(meta.id):
+                discard(temporary)
+            else:
+                replace(temporary, target)
+        except OSError:
+            discard(temporary)
+            raise
+
+    def is_good(self, row: RowId) -> bool:
+        """Whether a whole and undamaged file of this row lies here. Reads all of it."""
+        try:
+            size = self.path(row).stat().st_size - HEAD_BYTES
+            self.read(row, [memoryview(bytearray(max(size, 0)))])
+        except (BadRow, OSError):
+            return False
+        return True
+
+    def delete(self, rows: Sequence[RowId]) -> None:
+        """Remove files, as far as they are there."""
+        for row in rows:
+            discard(self.path(row))
+
+    def quarantine(self, row: RowId) -> None:
+        """Move a bad file aside."""
+        self._move_aside(self.path(row))
+
+    def remember_hits(self, hits: dict[str, int]) -> None:
+        """Keep how often rows were used, by file name."""
+        with contextlib.suppress(OSError):
+            temporary = write_temporary(self.root, [msgspec.msgpack.encode(hits)])
+            temporary.replace(self.root / _HITS)
+
+    # Inside
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = None
+            raise ConfigError(
+                f"cache_dir: {self.root} is in use by another process; choose another folder, or "
+                "open it with cache_read_only=True"
+            ) from None
+
+    def _files(self) -> Iterator[pathlib.Path]:
+        for folder in sorted((self.root / _ROWS).iterdir()):
+            if folder.is_dir():
+                yield from (pathlib.Path(entry.path) for entry in os.scandir(folder))
+
+    def _read_head(self, path: pathlib.Path) -> tuple[RowHead, float]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(descriptor)
+            head = parse_head(os.pread(descriptor, HEAD_BYTES, 0), status.st_size)
+        finally:
+            os.close(descriptor)
+        if path != self.path(head.meta.id):
+            raise BadRow(f"{path.name} holds another row")
+        return head, status.st_mtime
+
+    def _move_aside(self, path: pathlib.Path) -> None:
+        if self.read_only:
+            return
+        with contextlib.suppress(OSError):
+            path.replace(self.root / _QUARANTINE / path.name)
+
+    def _remembered_hits(self) -> dict[str, int]:
+        try:
+            data = (self.root / _HITS).read_bytes()
+            return msgspec.msgpack.decode(data, type=dict[str, int])
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return {}

@@ -1,0 +1,75 @@
+"""The cache's part of the supervision tree.
+
+    cache              rest_for_one
+    ├── cache:arbiter
+    ├── cache:ram  cache:ram_file  cache:disk     those that have a quota
+    └── cache:writers
+
+A crash of the arbiter restarts everything behind it: the tiers tell the new one what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from erllama.actor import Registry
+from erllama.actor.childspec import ChildSpec
+from erllama.actor.supervisor import Supervisor
+from erllama.cache.arbiter import Arbiter
+from erllama.cache.board import Board
+from erllama.cache.messages import TierPlace
+from erllama.cache.peers import ARBITER, WRITERS, Peers, tier_name
+from erllama.cache.publish import Observer
+from erllama.cache.tiers.files import FilesTier
+from erllama.cache.tiers.ram import RamTier
+from erllama.cache.trie import Tier
+from erllama.cache.writers import Writers
+
+_MAILBOX = 10_000
+
+
+def cache_supervisor(
+    board: Board,
+    registry: Registry,
+    *,
+    ram_bytes: int,
+    places: Sequence[TierPlace],
+    read_only: bool,
+    intensity: int,
+    period: float,
+    shutdown: float,
+    at: Observer | None = None,
+) -> Supervisor:
+    """A supervisor for the cache's actors.
+
+    Args:
+        board: what they show.
+        ram_bytes: quota of the RAM tier; 0: there is none.
+        places: the tiers of files.
+        read_only: do not write to them.
+        at: told every stage of publishing, for tests.
+    """
+    peers = Peers(registry)
+    quotas: dict[Tier, int] = {place.tier: place.quota for place in places}
+    quotas["ram"] = ram_bytes
+
+    def files_tier(place: TierPlace) -> ChildSpec:
+        name = tier_name(place.tier)
+        return ChildSpec(
+            name,
+            lambda: FilesTier(place, board, peers, read_only=read_only, at=at),
+            shutdown=shutdown,
+            mailbox_capacity=_MAILBOX,
+        )
+
+    specs = [
+        ChildSpec(ARBITER, lambda: Arbiter(board, peers, quotas), mailbox_capacity=_MAILBOX),
+        ChildSpec(tier_name("ram"), lambda: RamTier(board, peers), mailbox_capacity=_MAILBOX),
+        *(files_tier(place) for place in places),
+        ChildSpec(
+            WRITERS, lambda: Writers(board, peers), shutdown=shutdown, mailbox_capacity=_MAILBOX
+        ),
+    ]
+    return Supervisor(
+        specs, strategy="rest_for_one", intensity=intensity, period=period, registry=registry
+    )

@@ -1,0 +1,73 @@
+"""Rows in files: `ram_file` under shared memory, `disk` under the cache folder."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from erllama.actor import Actor
+from erllama.cache.board import Board
+from erllama.cache.files import RowFiles
+from erllama.cache.messages import Drop, Opened, SetAside, TierPlace
+from erllama.cache.peers import Peers
+from erllama.cache.publish import Observer
+
+
+class FilesTier(Actor):
+    """Opens the folder, tells what lies in it, deletes and moves files aside.
+
+    Reading is done by whoever needs a row, writing by the writers; both on worker threads.
+    """
+
+    def __init__(
+        self,
+        place: TierPlace,
+        board: Board,
+        peers: Peers,
+        *,
+        read_only: bool,
+        at: Observer | None = None,
+    ) -> None:
+        self._place = place
+        self._board = board
+        self._peers = peers
+        self._read_only = read_only
+        self._at = at
+        self._files: RowFiles | None = None
+
+    async def init(self) -> None:
+        files = self._files = await asyncio.to_thread(self._open)
+        scan = await asyncio.to_thread(files.scan)
+        self._board.files[self._place.tier] = files
+        self._peers.tell_arbiter(
+            Opened(
+                self._place.tier,
+                tuple(scan.found),
+                scan.quarantined,
+                writable=not self._read_only,
+            )
+        )
+
+    async def handle_urgent(self, payload: Any) -> None:
+        files = self._files
+        match payload:
+            case Drop(rows) if files is not None:
+                await asyncio.to_thread(files.delete, rows)
+            case SetAside(row) if files is not None:
+                await asyncio.to_thread(files.quarantine, row)
+            case _:
+                await super().handle_urgent(payload)
+
+    async def terminate(self, reason: object) -> None:
+        files = self._files
+        if files is None:
+            return
+        if not self._read_only:
+            hits = {row.id.name: row.hits for row in self._board.index if row.hits}
+            await asyncio.to_thread(files.remember_hits, hits)
+        files.close()
+
+    def _open(self) -> RowFiles:
+        if self._at is None:
+            return RowFiles(self._place.root, read_only=self._read_only)
+        return RowFiles(self._place.root, read_only=self._read_only, at=self._at)

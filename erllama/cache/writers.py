@@ -1,0 +1,124 @@
+"""The writers: a bounded pool that publishes rows in tiers of files.
+
+Contract
+    State     rows that wait, at most `max_bytes` of them; rows being written, at most `width`.
+    Protocol  reserve (arbiter) → write a temporary, fdatasync → ask whether it is still wanted →
+              link, fsync of the directory, unlink the temporary → tell the arbiter.
+    Refusal   a row that finds no room is dropped and counted; nobody ever waits for a writer,
+              but for `Drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from erllama.actor import DEFERRED, Actor, ReplyTo, TaskDone
+from erllama.cache.board import Board
+from erllama.cache.messages import Drain, NewRow, Reserve, StillWanted, Write, Written
+from erllama.cache.peers import Peers
+from erllama.cache.publish import discard
+from erllama.cache.reservation import Reservation
+from erllama.cache.row import BadRow
+from erllama.cache.trie import Tier
+from erllama.errors import ErllamaError
+
+
+class Writers(Actor):
+    """See the module.
+
+    Args:
+        width: rows written at the same time.
+        max_bytes: of the rows that wait.
+    """
+
+    def __init__(
+        self, board: Board, peers: Peers, *, width: int = 2, max_bytes: int = 1 << 30
+    ) -> None:
+        self._board = board
+        self._peers = peers
+        self._width = width
+        self._max_bytes = max_bytes
+        self._waiting: deque[Write] = deque()
+        self._waiting_bytes = 0
+        self._writing = 0
+        self._drains: list[ReplyTo] = []
+
+    async def handle_cast(self, payload: Any) -> None:
+        match payload:
+            case Write(row):
+                self._accept(payload, row.size)
+            case _:
+                await super().handle_cast(payload)
+
+    async def handle_call(self, payload: Any, reply: ReplyTo) -> Any:
+        match payload:
+            case Drain():
+                self._drains.append(reply)
+                self._go_on()
+                return DEFERRED
+            case _:
+                return await super().handle_call(payload, reply)
+
+    async def handle_urgent(self, payload: Any) -> None:
+        match payload:
+            case TaskDone("written", _, error):
+                self._writing -= 1
+                if error is not None:
+                    self.log.warning("a row was not written: %r", error)
+                self._go_on()
+            case _:
+                await super().handle_urgent(payload)
+
+    def _accept(self, write: Write, size: int) -> None:
+        if self._waiting_bytes + size > self._max_bytes:
+            self._board.counts.add("saves_dropped")
+            return
+        self._waiting.append(write)
+        self._waiting_bytes += size
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and self._writing < self._width:
+            write = self._waiting.popleft()
+            self._waiting_bytes -= write.row.size
+            self._writing += 1
+            self.spawn_task(self._write(write.row, write.tier), then="written")
+        if not self._waiting and not self._writing:
+            for reply in self._drains:
+                reply.send(None)
+            self._drains.clear()
+
+    async def _write(self, row: NewRow, tier: Tier) -> None:
+        arbiter = self._peers.arbiter
+        if arbiter is None:
+            return
+        reservation: Reservation | None = await arbiter.call(Reserve(row, tier))
+        if reservation is None:
+            return
+        size = 0
+        try:
+            size = await self._publish(row, tier, reservation)
+        except (OSError, BadRow) as wrong:
+            self._board.counts.add("write_errors")
+            self.log.warning("row %s was not written: %s", row.meta.id.name, wrong)
+        finally:
+            if arbiter.alive:
+                await arbiter.call(Written(reservation, row.meta, tier, size))
+
+    async def _publish(self, row: NewRow, tier: Tier, reservation: Reservation) -> int:
+        files = self._board.files.get(tier)
+        arbiter = self._peers.arbiter
+        if files is None or arbiter is None:
+            return 0
+        temporary, size = await asyncio.to_thread(files.write, row.meta, row.parts)
+        try:
+            wanted = bool(await arbiter.call(StillWanted(reservation)))
+        except ErllamaError:
+            wanted = False
+        if not wanted:
+            await asyncio.to_thread(discard, temporary)
+            return 0
+        await asyncio.to_thread(files.publish, temporary, row.meta)
+        return size
