@@ -5,10 +5,15 @@ async with erllama.load(erllama.bundled_model()) as model:
 """
 
 from erllama.bundled import bundled_model
+from erllama.cache.board import CacheCounters
+from erllama.cache.handle import Cache, RowInfo, VerifyReport
+from erllama.cache.messages import Freed
+from erllama.cache.policy import CachePolicy
 from erllama.config import ContextConfig, ModelConfig, RuntimeConfig
 from erllama.errors import (
     ActorDied,
     Busy,
+    CacheError,
     CallTimeout,
     ConfigError,
     DecodeFailed,
@@ -33,6 +38,7 @@ from erllama.runtime import Runtime, load
 from erllama.sampling.params import SamplingParams
 from erllama.types import (
     ActorNode,
+    CacheUse,
     Completion,
     Done,
     Event,
@@ -40,6 +46,7 @@ from erllama.types import (
     LaneInfo,
     ModelInfo,
     ModelStatus,
+    Prefill,
     PrefillProgress,
     RuntimeStatus,
     Text,
@@ -53,6 +60,11 @@ __all__ = [
     "ActorDied",
     "ActorNode",
     "Busy",
+    "Cache",
+    "CacheCounters",
+    "CacheError",
+    "CachePolicy",
+    "CacheUse",
     "CallTimeout",
     "Completion",
     "ConfigError",
@@ -65,6 +77,7 @@ __all__ = [
     "ErllamaError",
     "Event",
     "FinishReason",
+    "Freed",
     "LaneInfo",
     "MailboxFull",
     "Model",
@@ -75,11 +88,13 @@ __all__ = [
     "ModelNotFound",
     "ModelStatus",
     "NotSupported",
+    "Prefill",
     "PrefillProgress",
     "PromptTooLong",
     "QueueFull",
     "Request",
     "RequestError",
+    "RowInfo",
     "Runtime",
     "RuntimeConfig",
     "RuntimeStatus",
@@ -89,6 +104,7 @@ __all__ = [
     "Text",
     "Timings",
     "Usage",
+    "VerifyReport",
     "bundled_model",
     "load",
 ]

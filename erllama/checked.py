@@ -109,14 +109,16 @@ def _metas(hint: Any) -> list[Any]:
     return found
 
 
+def _choices(hint: Any) -> list[Any]:
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return list(parts)
+    return [choice for part in parts for choice in _choices(part)]
+
+
 def _expectation(struct: type[Checked], name: str, message: str) -> str:
     if message.startswith("Invalid enum value"):
-        choices = [
-            repr(choice)
-            for part in (_hints(struct)[name], *typing.get_args(_hints(struct)[name]))
-            if typing.get_origin(part) is typing.Literal
-            for choice in typing.get_args(part)
-        ]
+        choices = [repr(choice) for choice in _choices(_hints(struct)[name])]
         return "expected one of " + ", ".join(choices)
     # a field may have limits on its length and others on its items
     named = _LENGTH_LIMITS if "of length" in message else _LIMITS

@@ -156,10 +156,43 @@ class RuntimeConfig(Checked, frozen=True, kw_only=True):
     cache_dir: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="Folder for what outlives the process (model fingerprints); "
+            description="Folder for what outlives the process: KV rows, fingerprints; "
             "None: nothing is kept."
         ),
     ] = None
+    ram_bytes: Annotated[
+        int,
+        Meta(ge=0, le=1 << 50, description="Most bytes of KV rows kept in memory; 0: none."),
+    ] = 1 << 30
+    ram_file_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 50,
+            description="Most bytes of KV rows kept in files under shared memory, which outlive "
+            "the process but not the machine; 0: none.",
+        ),
+    ] = 0
+    ram_file_dir: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="Folder of those files; None: /dev/shm/erllama-<user id>."),
+    ] = None
+    disk_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 50,
+            description="Most bytes of KV rows kept on disk, under cache_dir; 0: none.",
+        ),
+    ] = 10 << 30
+    cache_read_only: Annotated[
+        bool,
+        Meta(description="Use the rows that lie under cache_dir, but write none and take no lock."),
+    ] = False
+    cache_if_locked: Annotated[
+        Literal["refuse", "read_only"],
+        Meta(description="What to do where another process has the rows under cache_dir open."),
+    ] = "refuse"
     restart_intensity: Annotated[
         int,
         Meta(ge=0, le=1_000, description="Restarts of one child within restart_period_s."),

@@ -9,6 +9,7 @@ ErllamaError
 ├── EngineError                       ├── EngineCrashed ├── DecodeFailed ├── EngineStuck
 ├── NotSupported                      this model or backend cannot do that
 ├── ActorDied, CallTimeout
+├── CacheError                        of the cache's own calls; never raised to a request
 └── RuntimeStopped                    the runtime is not running
 """
 
@@ -100,6 +101,10 @@ class ActorDied(ErllamaError):
 
 class CallTimeout(ErllamaError, TimeoutError):
     """An actor did not answer in time."""
+
+
+class CacheError(ErllamaError):
+    """The cache cannot do that now. A request never gets it: a bad row is a miss, and counted."""
 
 
 class RuntimeStopped(ErllamaError):

@@ -33,6 +33,12 @@ from erllama.backend.fingerprint import FileHashes
 from erllama.backend.lane import Lane
 from erllama.backend.lane_actor import LaneActor
 from erllama.backend.workers import Workers
+from erllama.cache.board import Board
+from erllama.cache.handle import Cache
+from erllama.cache.messages import TierPlace
+from erllama.cache.peers import Peers
+from erllama.cache.policy import CachePolicy
+from erllama.cache.supervisor import cache_supervisor
 from erllama.checked import Checked, unknown_keyword
 from erllama.clock import Clock, LoopClock
 from erllama.config import ContextConfig, ModelConfig, RuntimeConfig
@@ -94,6 +100,9 @@ class Runtime:
         self._backend = backend
         self._specs: dict[str, ModelSpec] = {}
         self._root: Ref | None = None
+        self._registry = Registry()
+        self.board = Board()
+        self.cache = Cache(self)
         self._changing = asyncio.Lock()
         self._finders: dict[str, set[asyncio.Timeout]] = {}
 
@@ -126,14 +135,22 @@ class Runtime:
         async with self._changing:
             await self._end()
 
+    @property
+    def peers(self) -> Peers:
+        """The actors of the cache."""
+        return Peers(self._registry)
+
     async def _begin(self) -> None:
         self._registry = Registry()
         self._lane = Lane()
         self._workers = Workers()
+        self._readers = Workers(2, low_priority=False)
+        self.board = Board()
         self._memory = await asyncio.to_thread(FileHashes, self.config.cache_dir)
         supervisor = Supervisor(
             [
                 ChildSpec("lane", lambda: LaneActor(self._lane), shutdown=2 * _STOP_MARGIN_S),
+                ChildSpec("cache", self._cache_supervisor, shutdown=float("inf")),
                 ChildSpec("models", self._models_supervisor, shutdown=float("inf")),
             ],
             strategy="one_for_one",
@@ -153,6 +170,7 @@ class Runtime:
             await root.stop(deadline=self.config.shutdown_s + _STOP_MARGIN_S)
         finally:
             self._workers.close()
+            self._readers.close()
             await self._lane.stop()  # done already, unless the tree was killed
 
     async def load_model(
@@ -162,6 +180,7 @@ class Runtime:
         model_id: str | None = None,
         model: ModelConfig | None = None,
         context: ContextConfig | None = None,
+        policy: CachePolicy | None = None,
         **overrides: Any,
     ) -> Model:
         """Load a GGUF model.
@@ -173,7 +192,9 @@ class Runtime:
             model_id: how the model is called here; the file's name without its suffix by default.
             model: how to load the weights.
             context: the context to compute in.
-            overrides: fields of `ModelConfig` and `ContextConfig`, in place of those.
+            policy: what of the model's work is kept in the KV cache.
+            overrides: fields of `ModelConfig`, `ContextConfig` and `CachePolicy`, in place of
+                those.
 
         Raises:
             ModelAlreadyLoaded: the id is taken.
@@ -182,7 +203,7 @@ class Runtime:
             RuntimeStopped: the runtime does not run.
         """
         self._running()
-        spec = self._make_spec(path, model_id, model, context, overrides)
+        spec = self._make_spec(path, model_id, model, context, policy, overrides)
         self._specs[spec.id] = spec
         try:
             await self._start_model(spec)
@@ -276,6 +297,31 @@ class Runtime:
 
     # The tree
 
+    def _cache_supervisor(self) -> Supervisor:
+        config = self.config
+        places = []
+        if config.ram_file_bytes:
+            folder = config.ram_file_dir or f"/dev/shm/erllama-{os.getuid()}"
+            places.append(
+                TierPlace("ram_file", pathlib.Path(folder).expanduser(), config.ram_file_bytes)
+            )
+        if config.cache_dir is not None and config.disk_bytes:
+            kv = pathlib.Path(config.cache_dir).expanduser() / "kv"
+            places.append(
+                TierPlace(
+                    "disk", kv, config.disk_bytes, config.cache_read_only, config.cache_if_locked
+                )
+            )
+        return cache_supervisor(
+            self.board,
+            self._registry,
+            ram_bytes=config.ram_bytes,
+            places=places,
+            intensity=config.restart_intensity,
+            period=config.restart_period_s,
+            shutdown=config.shutdown_s,
+        )
+
     def _models_supervisor(self) -> Supervisor:
         return Supervisor(
             [self._child(spec) for spec in self._specs.values()],
@@ -308,9 +354,10 @@ class Runtime:
         model_id: str | None,
         model: ModelConfig | None,
         context: ContextConfig | None,
+        policy: CachePolicy | None,
         overrides: dict[str, Any],
     ) -> ModelSpec:
-        model_fields, context_fields = _split(overrides)
+        model_fields, context_fields, policy_fields = _split(overrides)
         file = _model_file(path)
         chosen = model_id if model_id is not None else file.stem
         if not isinstance(chosen, str):
@@ -322,6 +369,7 @@ class Runtime:
                 f"a model {chosen!r} is loaded already; unload it first, or choose another model_id"
             )
         context_config = _override(context, ContextConfig, context_fields)
+        policy_config = _override(policy, CachePolicy, policy_fields)
         if context_config.n_seq_max > 1:
             raise NotSupported(
                 "ContextConfig.n_seq_max: a model computes one sequence at a time in this version; "
@@ -336,6 +384,10 @@ class Runtime:
             lane=self._lane,
             workers=self._workers,
             memory=self._memory,
+            readers=self._readers,
+            board=self.board,
+            peers=self.peers,
+            policy=policy_config,
             gauges=Gauges(chosen),
             crashes=Intensity(self.config.restart_intensity, self.config.restart_period_s),
         )
@@ -393,20 +445,21 @@ def _override(config: C | None, kind: type[C], fields: dict[str, Any]) -> C:
     return kind(**(msgspec.structs.asdict(config) | fields))
 
 
-def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the model and options of the context.
+def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Options of the model, of the context and of the cache policy.
 
     Raises:
-        TypeError: an option of neither; names the nearest one.
+        TypeError: an option of none of them; names the nearest one.
     """
-    own = {"model_id", "model", "context"}
+    own = {"model_id", "model", "context", "policy"}
+    kinds: tuple[type[Checked], ...] = (ModelConfig, ContextConfig, CachePolicy)
+    known = {name for kind in kinds for name in kind.__struct_fields__}
     for name in overrides:
-        known = {*ModelConfig.__struct_fields__, *ContextConfig.__struct_fields__}
         if name not in known:
             raise TypeError(unknown_keyword("load_model", name, known | own))
-    return (
-        {k: v for k, v in overrides.items() if k in ModelConfig.__struct_fields__},
-        {k: v for k, v in overrides.items() if k in ContextConfig.__struct_fields__},
+    return tuple(
+        {name: value for name, value in overrides.items() if name in kind.__struct_fields__}
+        for kind in kinds
     )
 
 

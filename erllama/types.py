@@ -10,11 +10,30 @@ FinishReason = Literal["stop", "length", "cancelled"]
 Phase = Literal["loading", "idle", "running", "failed", "stopping"]
 
 
+class CacheUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What the KV cache did for a request.
+
+    Attributes:
+        hit: `exact`: the whole prompt with its logits, nothing was computed; `partial`; `cold`.
+        read: tokens of the prompt that were restored.
+        created: tokens whose rows were new.
+        pure: the answer equals that of a cold run bit for bit, as far as the engine promises it.
+        tier: where the rows came from: the slowest of `ram`, `ram_file`, `disk`; None: nowhere.
+    """
+
+    hit: Literal["exact", "partial", "cold"]
+    read: int
+    created: int
+    pure: bool
+    tier: Literal["ram", "ram_file", "disk"] | None
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of a request."""
+    """Tokens of a request; `cached_tokens` of the prompt were restored, not computed."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +43,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     queue_ms: float = 0.0
+    restore_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     ttft_ms: float = 0.0
@@ -35,14 +55,27 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens` are the sampled ones, an end-of-generation token included; `context_tokens` is the
     prompt plus `tokens`. `seed` is the one that was used, so that a run can be repeated.
+    `finish_key` as `parent_key` with `context_tokens`, and anything behind it, as the prompt
+    resumes exactly here; None if nothing was saved.
     """
 
     text: str
     tokens: list[int]
     finish_reason: FinishReason
     context_tokens: list[int]
+    finish_key: str | None
+    cache: CacheUse
     seed: int
     usage: Usage
+    timings: Timings
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt that was computed and saved, with nothing generated."""
+
+    finish_key: str | None
+    context_tokens: list[int]
+    cache: CacheUse
     timings: Timings
 
 

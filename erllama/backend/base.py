@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from erllama.config import ContextConfig, ModelConfig
 from erllama.sampling import SamplerPlan
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Family = Literal["plain", "sliding_window", "recurrent", "hybrid", "encoder"]
 StepStatus = Literal["done", "aborted", "no_slot", "failed"]
+Buffer: TypeAlias = "bytes | bytearray | memoryview | np.ndarray[Any, Any]"
+"""Bytes of KV rows, snapshots or logits."""
 
 
 def token_array(tokens: Sequence[int]) -> array.array[int]:
@@ -32,6 +37,38 @@ def token_array(tokens: Sequence[int]) -> array.array[int]:
     """
     # through an iterator, as bytes would be taken for the array's memory
     return array.array("i", tokens if isinstance(tokens, array.array) else iter(tokens))
+
+
+class LayerRows(msgspec.Struct, frozen=True):
+    """One layer of a token's rows: number formats, by ggml's numbers, and bytes."""
+
+    k_type: int
+    k_bytes: int
+    v_type: int
+    v_bytes: int
+
+
+class StateCapabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """How the state of a sequence can be taken out and put back.
+
+    Attributes:
+        layers: of the rows of one token, which can be cut anywhere; empty: nothing can.
+        snapshot: rows alone do not make a state; a snapshot taken at the same length belongs to
+            them, and a state can be put back only at lengths where one was taken.
+        snapshot_bytes: bytes of a snapshot, at most.
+        exact: a state put back at a multiple of the granule continues bit for bit as the sequence
+            that it was taken from, and so do slices of any such sizes.
+    """
+
+    layers: tuple[LayerRows, ...]
+    snapshot: bool
+    snapshot_bytes: int
+    exact: bool
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the rows of one token."""
+        return sum(layer.k_bytes + layer.v_bytes for layer in self.layers)
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +83,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         granule: prompts are cut at multiples of this many rows, so that the numbers do not
             depend on the cutting (docs/exact-slicing.md).
         family: how the model keeps its state.
+        state: how states can be saved and restored; None: they cannot.
     """
 
     generate: bool
@@ -55,6 +93,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     n_batch: int
     granule: int
     family: Family
+    state: StateCapabilities | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,10 +123,11 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """Give sequence `seq` a sampler; its cells are empty."""
+    """Give sequence `seq` a sampler. Its cells are emptied, unless `keep`: a restored state."""
 
     seq: int
     sampler: SamplerPlan
+    keep: bool = False
 
 
 class Prefill(msgspec.Struct, frozen=True):
@@ -111,10 +151,15 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """Sample the next token of `seq` from the logits of this step, with this draw's seed."""
+    """Sample the next token of `seq` with this draw's seed.
+
+    From the logits of this step; or from `logits`, float32 for each token of the vocabulary, that
+    an earlier step gave out for the same tokens.
+    """
 
     seq: int
     seed: int
+    logits: Buffer | None = None
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +171,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: rises from step to step; what `Engine.abort` refers to.
         end: sequences whose cells and sampler are given up, before anything else.
+        keep_logits: give out the logits of the prefill's last row.
     """
 
     number: int
@@ -134,6 +180,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Prefill | None = None
     rows: tuple[Row, ...] = ()
     draws: tuple[Draw, ...] = ()
+    keep_logits: bool = False
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -153,6 +200,7 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
             changed); `failed` (`detail` says why).
         positions: for each sequence of the plan, how many tokens its cells now hold.
         elapsed_ns: time on the lane.
+        logits: what `StepPlan.keep_logits` asked for, float32.
     """
 
     number: int
@@ -161,6 +209,40 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     sampled: tuple[Sampled, ...] = ()
     detail: str = ""
     elapsed_ns: int = 0
+    logits: Buffer | None = None
+
+
+class SavedState(msgspec.Struct, frozen=True):
+    """What was taken out of a sequence.
+
+    Attributes:
+        rows: for each range that was asked for, the rows of its tokens in canonical form: for
+            each layer the K rows, then for each layer the V rows.
+        snapshot: what rows do not hold, if it was asked for.
+    """
+
+    rows: tuple[Buffer, ...]
+    snapshot: Buffer | None
+
+
+class Frame(Protocol):
+    """The state of a sequence of known length, to be filled off the lane and restored on it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole state."""
+
+    def put_rows(self, start: int, rows: Buffer, n_rows: int, n: int) -> None:
+        """Put the first `n` of `n_rows` canonical rows at token `start`."""
+
+    def segments(self, start: int, stop: int) -> list[memoryview] | None:
+        """Where the canonical rows of tokens `start` to `stop` lie, in their order.
+
+        What is read into them one after the other needs no `put_rows`. None: they are scattered.
+        """
+
+    def put_snapshot(self, snapshot: Buffer) -> None:
+        """Put a snapshot in place, which was taken at this length."""
 
 
 class Engine(Protocol):
@@ -190,6 +272,28 @@ class Engine(Protocol):
 
         Raises:
             RequestError: an id outside the vocabulary.
+        """
+
+    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        """Copies of the rows of token ranges of a sequence, and its snapshot. On the lane only.
+
+        Raises:
+            NotSupported: `capabilities.state` is None.
+            DecodeFailed: a range that the sequence does not hold.
+        """
+
+    def frame(self, seq: int, n: int) -> Frame:
+        """An empty state of `n` tokens for sequence `seq`. From any thread.
+
+        Raises:
+            NotSupported: `capabilities.state` is None.
+        """
+
+    def restore(self, seq: int, frame: Frame) -> None:
+        """Make a filled frame the state of `seq`, in place of what it holds. On the lane only.
+
+        Raises:
+            DecodeFailed: the engine did not take it; the sequence is empty then.
         """
 
     def close(self) -> None:

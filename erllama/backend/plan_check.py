@@ -9,8 +9,9 @@ looked for here first.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
+from typing import Any
 
-from erllama.backend.base import Capabilities, Draw, StepPlan
+from erllama.backend.base import Buffer, Capabilities, Draw, StepPlan
 from erllama.errors import DecodeFailed
 
 _SEED_END = 2**32 - 1  # LLAMA_DEFAULT_SEED, llama.cpp's word for "any seed"
@@ -56,7 +57,7 @@ def check_plan(
     for seq in (*sequences(plan), *plan.end, *(draw.seq for draw in plan.draws)):
         if not 0 <= seq < capabilities.n_seq_max:
             raise DecodeFailed(f"sequence {seq}: ids go from 0 to {capabilities.n_seq_max - 1}")
-    fresh = {*plan.end, *(begin.seq for begin in plan.begin)}
+    fresh = {*plan.end, *(begin.seq for begin in plan.begin if not begin.keep)}
     for seq, pos, tokens in _computed(plan):
         _check_ids(largest(tokens), n_vocab)
         _check_cells(seq, pos, len(tokens), 0 if seq in fresh else held[seq], capabilities.n_ctx)
@@ -65,7 +66,11 @@ def check_plan(
     with_logits = logit_rows(plan)
     for draw in plan.draws:
         has_sampler = draw.seq in begun or (draw.seq in samplers and draw.seq not in plan.end)
-        _check_draw(draw, has_logits=draw.seq in with_logits, has_sampler=has_sampler)
+        has_logits = draw.seq in with_logits
+        if draw.logits is not None:
+            _check_given(draw.logits, n_vocab)
+            has_logits = True
+        _check_draw(draw, has_logits=has_logits, has_sampler=has_sampler)
 
 
 def _computed(plan: StepPlan) -> list[tuple[int, int, Sequence[int]]]:
@@ -94,6 +99,12 @@ def _check_rows(plan: StepPlan, n_batch: int) -> None:
         raise DecodeFailed(f"{n} rows in a step; {n_batch} fit")
     if len({row.seq for row in plan.rows}) != len(plan.rows):
         raise DecodeFailed("two decode rows of one sequence in a step")
+
+
+def _check_given(logits: Buffer, n_vocab: int) -> None:
+    view: memoryview[Any] = memoryview(logits)  # type: ignore[arg-type]  # numpy has the protocol
+    if view.nbytes != 4 * n_vocab:
+        raise DecodeFailed(f"given logits are no float32 for each of {n_vocab} tokens")
 
 
 def _check_draw(draw: Draw, *, has_logits: bool, has_sampler: bool) -> None:

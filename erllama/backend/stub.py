@@ -16,11 +16,16 @@ from collections.abc import Callable, Sequence
 
 from erllama.backend.aborts import Aborts
 from erllama.backend.base import (
+    Buffer,
     Capabilities,
     EngineInfo,
     FingerprintMemory,
+    Frame,
+    LayerRows,
     Progress,
     Sampled,
+    SavedState,
+    StateCapabilities,
     StepOutcome,
     StepPlan,
     token_array,
@@ -32,6 +37,7 @@ from erllama.sampling import SamplerPlan
 
 END, BEGIN = 256, 257
 N_VOCAB = 258
+_TOKEN_BYTES = 4
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz    "
 
 
@@ -94,6 +100,28 @@ class StubLoading:
         self.discarded = True
 
 
+class StubFrame:
+    """See `erllama.backend.base.Frame`: the ids of the tokens, four bytes each."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.cells = bytearray(_TOKEN_BYTES * n)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.cells)
+
+    def put_rows(self, start: int, rows: Buffer, n_rows: int, n: int) -> None:
+        view = self.segments(start, start + n)[0]
+        view[:] = bytes(rows)[: _TOKEN_BYTES * n]
+
+    def segments(self, start: int, stop: int) -> list[memoryview]:
+        return [memoryview(self.cells)[_TOKEN_BYTES * start : _TOKEN_BYTES * stop]]
+
+    def put_snapshot(self, snapshot: Buffer) -> None:
+        raise DecodeFailed("a stub's state has no snapshots")
+
+
 class StubEngine:
     """See `erllama.backend.base.Engine`."""
 
@@ -102,6 +130,7 @@ class StubEngine:
         self._cells: list[list[int]] = [[] for _ in range(context.n_seq_max)]
         self._samplers: dict[int, SamplerPlan] = {}
         self._drawn: dict[int, int] = {}
+        self._given: dict[int, Buffer] = {}
         self._abort = threading.Event()
         self._aborts = Aborts(self._abort)
         self.closed = False
@@ -113,6 +142,12 @@ class StubEngine:
             n_batch=context.n_batch,
             granule=GRANULE,
             family="plain",
+            state=StateCapabilities(
+                layers=(LayerRows(0, _TOKEN_BYTES, 0, 0),),
+                snapshot=False,
+                snapshot_bytes=0,
+                exact=True,
+            ),
         )
         self.info = _info(model, context)
 
@@ -124,6 +159,7 @@ class StubEngine:
             self._backend.on_step(plan)
         self._end_and_begin(plan)
         aborted = aborted or self._compute(plan)
+        self._given = {draw.seq: draw.logits for draw in plan.draws if draw.logits is not None}
         sampled = () if aborted else tuple(self._sample(draw.seq, draw.seed) for draw in plan.draws)
         return StepOutcome(
             number=plan.number,
@@ -131,10 +167,30 @@ class StubEngine:
             positions={seq: len(self._cells[seq]) for seq in sequences(plan)},
             sampled=sampled,
             elapsed_ns=time.perf_counter_ns() - started,
+            logits=self._logits(plan) if plan.keep_logits and not aborted else None,
         )
 
     def abort(self, number: int) -> None:
         self._aborts.abort(number)
+
+    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        self._check_seq(seq)
+        cells = self._cells[seq]
+        for start, stop in ranges:
+            if not 0 <= start < stop <= len(cells):
+                raise DecodeFailed(f"sequence {seq} holds {len(cells)} tokens, not {start}:{stop}")
+        rows = tuple(token_array(cells[start:stop]).tobytes() for start, stop in ranges)
+        return SavedState(rows=rows, snapshot=b"" if snapshot else None)
+
+    def frame(self, seq: int, n: int) -> StubFrame:
+        self._check_seq(seq)
+        return StubFrame(n)
+
+    def restore(self, seq: int, frame: Frame) -> None:
+        self._check_seq(seq)
+        if not isinstance(frame, StubFrame) or frame.n > self.capabilities.n_ctx:
+            raise DecodeFailed(f"a frame of another engine, or over n_ctx, for sequence {seq}")
+        self._cells[seq] = list(array.array("i", bytes(frame.cells)))
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         if self.closed:
@@ -166,7 +222,8 @@ class StubEngine:
             self._cells[seq] = []
             self._samplers.pop(seq, None)
         for begin in plan.begin:
-            self._cells[begin.seq] = []
+            if not begin.keep:
+                self._cells[begin.seq] = []
             self._samplers[begin.seq] = begin.sampler
             self._drawn[begin.seq] = 0
 
@@ -181,11 +238,30 @@ class StubEngine:
             self._cells[row.seq].append(row.token)
         return False
 
+    def _logits(self, plan: StepPlan) -> bytes | None:
+        """A float32 for each token; the first ones are the bytes of the hash of the tokens."""
+        if plan.prefill is None or not plan.prefill.logits:
+            return None
+        digest = self._digest(plan.prefill.seq)
+        return array.array("f", [*digest, *bytes(N_VOCAB - len(digest))]).tobytes()
+
+    def _digest(self, seq: int) -> bytes:
+        return hashlib.sha256(token_array(self._cells[seq]).tobytes()).digest()
+
+    def _check_seq(self, seq: int) -> None:
+        if self.closed:
+            raise DecodeFailed("the engine is closed")
+        if not 0 <= seq < self.capabilities.n_seq_max:
+            raise DecodeFailed(
+                f"sequence {seq}: ids go from 0 to {self.capabilities.n_seq_max - 1}"
+            )
+
     def _sample(self, seq: int, seed: int) -> Sampled:
         self._drawn[seq] += 1
         if self._drawn[seq] == self._backend.end_after:
             return Sampled(seq=seq, token=END, piece=b"", end=True)
-        key = token_array(self._cells[seq]).tobytes()
+        given = self._given.get(seq)
+        key = self._digest(seq) if given is None else _digest_of(given)
         if self._samplers[seq].draws:
             key += seed.to_bytes(4, "little")
         token = _LETTERS[hashlib.sha256(key).digest()[0] % len(_LETTERS)]
@@ -201,6 +277,11 @@ class StubEngine:
             held=[len(cells) for cells in self._cells],
             samplers=self._samplers,
         )
+
+
+def _digest_of(logits: Buffer) -> bytes:
+    values = array.array("f", bytes(logits))
+    return bytes(int(value) for value in values[:32])
 
 
 def _info(model: ModelConfig, context: ContextConfig) -> EngineInfo:

@@ -31,11 +31,13 @@ def lower_priority(nice: int = LOWEST) -> None:
 
 
 class Workers:
-    """A bounded pool of low-priority threads."""
+    """A bounded pool of threads, of low priority unless somebody waits for their work."""
 
-    def __init__(self, threads: int = 4) -> None:
+    def __init__(self, threads: int = 4, *, low_priority: bool = True) -> None:
         self._pool = ThreadPoolExecutor(
-            max_workers=threads, thread_name_prefix="erllama-worker", initializer=lower_priority
+            max_workers=threads,
+            thread_name_prefix="erllama-worker",
+            initializer=lower_priority if low_priority else None,
         )
 
     async def run(self, work: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from erllama.actor import Actor, ReplyTo, TaskDone
@@ -27,6 +28,7 @@ from erllama.cache.messages import (
     NewRow,
     Offer,
     Opened,
+    Promote,
     Put,
     Reserve,
     SetAside,
@@ -43,6 +45,14 @@ from erllama.errors import ErllamaError
 
 RESERVATION_S = 60.0
 _SWEEP_S = 5.0
+_AT_A_TIME = 500  # rows, between two turns of the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class _Promoted:
+    """Tag of the background task that reads a row back."""
+
+    row: Row
 
 
 class Arbiter(Actor):
@@ -69,17 +79,13 @@ class Arbiter(Actor):
         if self._sweep is not None:
             self._sweep.cancel()
 
-    async def handle_cast(self, payload: Any) -> None:
+    async def handle_call(self, payload: Any, reply: ReplyTo) -> Any:
         match payload:
             case Offer(rows, reason, tiers, write_through):
                 for row in rows:
                     if await self._keep(row, tiers, write_through=write_through):
                         self._board.counts.add(f"saves_{reason}")
-            case _:
-                await super().handle_cast(payload)
-
-    async def handle_call(self, payload: Any, reply: ReplyTo) -> Any:
-        match payload:
+                return None
             case Reserve(row, tier):
                 return self._reserve(row, tier)
             case StillWanted(reservation):
@@ -94,16 +100,23 @@ class Arbiter(Actor):
             case Free(n_bytes, tiers):
                 return self._free(n_bytes, tiers)
             case Collect():
-                return self._collect()
+                return await self._collect()
             case _:
                 return await super().handle_call(payload, reply)
 
     async def handle_urgent(self, payload: Any) -> None:
         match payload:
             case Opened():
-                self._opened(payload)
+                await self._opened(payload)
             case Bad(row, tier, missing):
                 self._bad(row, tier, missing=missing)
+            case Promote(rows):
+                for row in rows:
+                    if self._board.index.get(row.id) is row and "ram" not in row.tiers:
+                        self.spawn_task(self._read_back(row), then=_Promoted(row))
+            case TaskDone(_Promoted(row), new, None):
+                if self._board.index.get(row.id) is row:
+                    await self._put_in_ram(new)
             case "sweep":
                 for expired in self._reservations.expired(self.clock.now()):
                     self._over(expired)
@@ -122,7 +135,7 @@ class Arbiter(Actor):
             self._write_through(row, tiers, wanted=write_through)
             return False
         for tier in tiers:
-            if tier not in self._writable or row.size > self._quotas.get(tier, 0):
+            if tier not in self._writable or _held(row) > self._quotas.get(tier, 0):
                 continue
             if tier != "ram":
                 self._write(row, tier)
@@ -135,14 +148,14 @@ class Arbiter(Actor):
 
     async def _put_in_ram(self, row: NewRow) -> bool:
         ram = self._peers.tier("ram")
-        if ram is None or not self._make_room("ram", row.size):
+        if ram is None or not self._make_room("ram", _held(row)):
             return False
         try:
             await ram.call(Put(row.meta.id, row.parts))
         except ErllamaError:
             return False
         index = self._board.index
-        kept = index.insert(row.meta, row.size, "ram", now=self.clock.now())
+        kept = index.insert(row.meta, _held(row), "ram", now=self.clock.now())
         self._drop_superseded(kept)
         return True
 
@@ -161,13 +174,18 @@ class Arbiter(Actor):
         except ErllamaError:  # its mailbox is full
             self._board.counts.add("saves_dropped")
 
+    async def _read_back(self, row: Row) -> NewRow:
+        """A row of a file, as it was before it was written."""
+        files = self._board.files[next(tier for tier in row.tiers if tier != "ram")]
+        return NewRow(*await asyncio.to_thread(files.load, row.id))
+
     # Files
 
     def _reserve(self, row: NewRow, tier: Tier) -> Reservation | None:
         row_id = row.meta.id
         if tier not in self._writable or self._board.index.contains(row_id, tier):
             return None
-        size = row.size + HEAD_BYTES
+        size = _held(row)
         if not self._make_room(tier, size):
             self._board.counts.add("saves_dropped")
             return None
@@ -195,17 +213,25 @@ class Arbiter(Actor):
 
     async def _validate(self, reservation: Reservation, tier: Tier) -> None:
         files = self._board.files.get(tier)
-        if files is not None and not await asyncio.to_thread(files.is_good, reservation.id):
-            await asyncio.to_thread(files.quarantine, reservation.id)
+        if files is not None:
+            found = await asyncio.to_thread(files.look, reservation.id)
+            if found is None:
+                await asyncio.to_thread(files.quarantine, reservation.id)
+            elif self._board.files.get(tier) is files:
+                self._insert_written(found.meta, found.size, tier)
         self._reservations.release(reservation)
 
     # Tiers come and go
 
-    def _opened(self, opened: Opened) -> None:
+    async def _opened(self, opened: Opened) -> None:
         """A tier has started: it holds what it says, and nothing else."""
         index, now = self._board.index, self.clock.now()
-        index.lost(opened.tier)
-        for found in opened.found:
+        gone = index.lost(opened.tier)
+        if gone and opened.tier == "ram":  # what it was given before this was read
+            self._tell_tier("ram", Drop(tuple(row.id for row in gone)))
+        for i, found in enumerate(opened.found):
+            if i % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
             index.insert(
                 found.meta, found.size, opened.tier, now=now, hits=found.hits, age_s=found.age_s
             )
@@ -227,10 +253,13 @@ class Arbiter(Actor):
 
     def _make_room(self, tier: Tier, size: int) -> bool:
         """Evict until `size` more bytes fit; whether they do."""
-        over = self._used(tier) + size - self._quotas.get(tier, 0)
+        quota = self._quotas.get(tier, 0)
+        if size > quota:
+            return False  # whatever went for it would go for nothing
+        over = self._used(tier) + size - quota
         if over > 0:
             self._evict(tier, over)
-        return self._used(tier) + size <= self._quotas.get(tier, 0)
+        return self._used(tier) + size <= quota
 
     def _trim(self, tier: Tier) -> None:
         over = self._used(tier) - self._quotas.get(tier, 0)
@@ -251,18 +280,32 @@ class Arbiter(Actor):
     def _free(self, n_bytes: int, tiers: tuple[Tier, ...]) -> Freed:
         rows = freed = 0
         for tier in tiers:
+            if tier not in self._writable:
+                continue
             victims = self._evict(tier, n_bytes - freed) if freed < n_bytes else []
             rows += len(victims)
             freed += sum(row.size for row in victims)
         return Freed(rows, freed)
 
-    def _collect(self) -> Freed:
-        orphans = self._board.index.orphans()
-        return self._remove_everywhere(orphans)
+    async def _collect(self) -> Freed:
+        index = self._board.index
+        useless: dict[Row, None] = {}
+        for i, row in enumerate(list(index)):
+            if i % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            useless |= dict.fromkeys(index.superseded(row))
+        useless |= dict.fromkeys(index.orphans())
+        writable = tuple(tier for tier in TIERS if tier in self._writable)
+        return self._remove_everywhere(list(useless), only=writable)
 
     def _drop_superseded(self, row: Row) -> None:
-        """Rows whose tokens a longer one has too, in the tiers where that one lies."""
-        self._remove_everywhere(self._board.index.superseded(row), only=row.tiers)
+        """Rows whose tokens a longer one has too, in the tiers where that one lies.
+
+        Those with logits stay until `gc` or an eviction takes them: with them the same prompt
+        again is an exact hit.
+        """
+        old = [old for old in self._board.index.superseded(row) if not old.has_logits]
+        self._remove_everywhere(old, only=row.tiers)
 
     def _remove_everywhere(self, rows: list[Row], *, only: tuple[Tier, ...] = TIERS) -> Freed:
         freed = 0
@@ -286,3 +329,8 @@ class Arbiter(Actor):
 
     def _arm_sweep(self) -> None:
         self._sweep = self.clock.call_later(_SWEEP_S, lambda: self.ref.urgent("sweep"))
+
+
+def _held(row: NewRow) -> int:
+    """What a row counts against a quota: the same in every tier, so that one number does."""
+    return row.size + HEAD_BYTES

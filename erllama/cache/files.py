@@ -18,7 +18,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,7 @@ from erllama.cache.publish import (
     publish,
     read_into,
     replace,
+    sync_directory,
     write_temporary,
 )
 from erllama.cache.row import (
@@ -45,6 +46,9 @@ from erllama.cache.row import (
 from erllama.errors import ConfigError
 
 _LOCK, _ROWS, _QUARANTINE, _HITS = "lock", "rows", "quarantine", "hits.msgpack"
+# not through links, and without waiting for the other end of what is a pipe
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_Hits = dict[str, Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]]
 
 
 class Found(NamedTuple):
@@ -73,6 +77,7 @@ class RowFiles:
     Args:
         root: the folder; made, with mode 0700, if it is not there.
         read_only: do not ask for the lock; nothing is written.
+        if_locked: be read-only where another process has the lock, instead of refusing.
         at: told every stage of publishing, for tests.
 
     Raises:
@@ -80,7 +85,12 @@ class RowFiles:
     """
 
     def __init__(
-        self, root: pathlib.Path, *, read_only: bool = False, at: Observer = _ignore
+        self,
+        root: pathlib.Path,
+        *,
+        read_only: bool = False,
+        if_locked: Literal["refuse", "read_only"] = "refuse",
+        at: Observer = _ignore,
     ) -> None:
         self._lock: int | None = None
         self.root = root
@@ -94,7 +104,7 @@ class RowFiles:
                 f"cache_dir: {root} cannot be used: {wrong.strerror}; choose another folder"
             ) from None
         if not read_only:
-            self._take_lock()
+            self._take_lock(if_locked)
 
     def close(self) -> None:
         """Give the lock back."""
@@ -113,6 +123,7 @@ class RowFiles:
         now = time.time()
         found: list[Found] = []
         bad = 0
+        self._delete_stale_hits()
         for path in self._files():
             if path.name.startswith(TEMPORARY):
                 if not self.read_only:
@@ -136,7 +147,7 @@ class RowFiles:
             OSError: it is gone or cannot be read.
         """
         path = self.path(row)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, _READ)
         try:
             head = parse_head(os.pread(descriptor, HEAD_BYTES, 0), os.fstat(descriptor).st_size)
             if head.meta.id != row:
@@ -147,6 +158,24 @@ class RowFiles:
         finally:
             os.close(descriptor)
         check_payload(head, segments)
+
+    def load(self, row: RowId) -> tuple[RowMeta, tuple[Any, ...]]:
+        """A row's metadata and payload: rows or state, and logits if it has them.
+
+        Raises:
+            BadRow, OSError: as `read`.
+        """
+        path = self.path(row)
+        descriptor = os.open(path, _READ)
+        try:
+            size = os.fstat(descriptor).st_size
+            head = parse_head(os.pread(descriptor, HEAD_BYTES, 0), size)
+        finally:
+            os.close(descriptor)
+        state = bytearray(head.state_bytes)
+        logits = bytearray(head.meta.logits_bytes)
+        self.read(row, [memoryview(state), memoryview(logits)])
+        return head.meta, (state, logits) if logits else (state,)
 
     def payload_bytes(self, row: RowId) -> int:
         """Bytes of a row's payload.
@@ -177,7 +206,9 @@ class RowFiles:
         size = sum(view.nbytes for view in views)
         head = encode_head(meta, payload_bytes=size, payload_crc=payload_crc(views))
         folder = self.path(meta.id).parent
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            sync_directory(folder.parent)
         return write_temporary(folder, [head, *views], at=self._at), HEAD_BYTES + size
 
     def publish(self, temporary: pathlib.Path, meta: RowMeta) -> None:
@@ -193,7 +224,7 @@ class RowFiles:
             if self.is_good(meta.id):
                 discard(temporary)
             else:
-                replace(temporary, target)
+                self._put_in_place(temporary, target)
         except OSError:
             discard(temporary)
             raise
@@ -207,9 +238,19 @@ class RowFiles:
             return False
         return True
 
+    def look(self, row: RowId) -> Found | None:
+        """The row, if it lies here whole and undamaged. Reads all of it."""
+        if not self.is_good(row):
+            return None
+        try:
+            head, _ = self._read_head(self.path(row))
+        except (BadRow, OSError):
+            return None
+        return Found(head.meta, head.file_bytes, 0, 0.0)
+
     def delete(self, rows: Sequence[RowId]) -> None:
         """Remove files, as far as they are there."""
-        for row in rows:
+        for row in () if self.read_only else rows:
             discard(self.path(row))
 
     def quarantine(self, row: RowId) -> None:
@@ -224,25 +265,33 @@ class RowFiles:
 
     # Inside
 
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _take_lock(self, if_locked: Literal["refuse", "read_only"]) -> None:
         try:
+            self._lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            self._lock = None
+        except OSError as wrong:
+            self.close()
+            if not isinstance(wrong, BlockingIOError):
+                raise ConfigError(
+                    f"cache_dir: {self.root} cannot be used: {wrong.strerror}; choose another "
+                    "folder, or set cache_read_only"
+                ) from None
+            if if_locked == "read_only":
+                self.read_only = True
+                return
             raise ConfigError(
                 f"cache_dir: {self.root} is in use by another process; choose another folder, or "
-                "open it with cache_read_only=True"
+                "set cache_read_only or cache_if_locked='read_only'"
             ) from None
 
     def _files(self) -> Iterator[pathlib.Path]:
         for folder in sorted((self.root / _ROWS).iterdir()):
-            if folder.is_dir():
-                yield from (pathlib.Path(entry.path) for entry in os.scandir(folder))
+            if folder.is_dir() and not folder.is_symlink():
+                with contextlib.suppress(OSError):
+                    yield from [pathlib.Path(entry.path) for entry in os.scandir(folder)]
 
     def _read_head(self, path: pathlib.Path) -> tuple[RowHead, float]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, _READ)
         try:
             status = os.fstat(descriptor)
             head = parse_head(os.pread(descriptor, HEAD_BYTES, 0), status.st_size)
@@ -251,6 +300,19 @@ class RowFiles:
         if path != self.path(head.meta.id):
             raise BadRow(f"{path.name} holds another row")
         return head, status.st_mtime
+
+    def _put_in_place(self, temporary: pathlib.Path, target: pathlib.Path) -> None:
+        self._move_aside(target)
+        try:
+            replace(temporary, target)
+        except OSError:
+            discard(temporary)
+            raise
+
+    def _delete_stale_hits(self) -> None:
+        if not self.read_only:
+            for path in self.root.glob(f"{TEMPORARY}*"):
+                discard(path)
 
     def _move_aside(self, path: pathlib.Path) -> None:
         if self.read_only:
@@ -261,6 +323,6 @@ class RowFiles:
     def _remembered_hits(self) -> dict[str, int]:
         try:
             data = (self.root / _HITS).read_bytes()
-            return msgspec.msgpack.decode(data, type=dict[str, int])
+            return msgspec.msgpack.decode(data, type=_Hits)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return {}

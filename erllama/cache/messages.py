@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from erllama.cache.files import Found
 from erllama.cache.policy import Reason
@@ -28,7 +28,7 @@ class NewRow:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Cast to the arbiter: keep these rows if there is room."""
+    """Call to the arbiter: keep these rows if there is room; answered once that is decided."""
 
     rows: tuple[NewRow, ...]
     reason: Reason
@@ -53,6 +53,13 @@ class Bad:
     row: Row
     tier: Tier
     missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Urgent to the arbiter: these rows were read from files and are hot."""
+
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +145,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class TierPlace:
-    """Where a tier of files lies, and how much it may hold."""
+    """Where a tier of files lies, how much it may hold, and how it is opened."""
 
     tier: Tier
     root: pathlib.Path
     quota: int
+    read_only: bool = False
+    if_locked: Literal["refuse", "read_only"] = "refuse"

@@ -69,7 +69,11 @@ def publish(temporary: pathlib.Path, target: pathlib.Path, *, at: Observer = _ig
     """
     os.link(temporary, target)
     at("linked")
-    sync_directory(target.parent)
+    try:
+        sync_directory(target.parent)
+    except OSError:
+        discard(target)
+        raise
     at("directory_synced")
     discard(temporary)
     at("unlinked")

@@ -10,6 +10,7 @@ import time
 from typing import Any, NamedTuple, Protocol
 
 from erllama.cache.board import Board
+from erllama.cache.files import RowFiles
 from erllama.cache.lookup import Hit
 from erllama.cache.row import BadRow
 from erllama.cache.trie import Row, Tier
@@ -134,10 +135,13 @@ class Reader:
         return _Source(row, on_files[0] if on_files else "disk", None)
 
     def _read(self, source: _Source, segments: list[memoryview]) -> None:
-        files = self._board.files.get(source.tier)
+        self._files(source.tier).read(source.row.id, segments)
+
+    def _files(self, tier: Tier) -> RowFiles:
+        files = self._board.files.get(tier)
         if files is None:
-            raise FileNotFoundError(f"tier {source.tier} is not open")
-        files.read(source.row.id, segments)
+            raise FileNotFoundError(f"tier {tier} is not open")
+        return files
 
     def _logits_size(self, row: Row) -> int:
         return self._logits_bytes if row.has_logits else 0
@@ -147,5 +151,4 @@ class Reader:
 
     def _payload(self, row: Row) -> int:
         """Bytes of a row's payload in a file."""
-        files = self._board.files[self._sources[row].tier]
-        return files.payload_bytes(row.id)
+        return self._files(self._sources[row].tier).payload_bytes(row.id)

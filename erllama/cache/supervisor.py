@@ -34,7 +34,6 @@ def cache_supervisor(
     *,
     ram_bytes: int,
     places: Sequence[TierPlace],
-    read_only: bool,
     intensity: int,
     period: float,
     shutdown: float,
@@ -46,7 +45,6 @@ def cache_supervisor(
         board: what they show.
         ram_bytes: quota of the RAM tier; 0: there is none.
         places: the tiers of files.
-        read_only: do not write to them.
         at: told every stage of publishing, for tests.
     """
     peers = Peers(registry)
@@ -57,7 +55,7 @@ def cache_supervisor(
         name = tier_name(place.tier)
         return ChildSpec(
             name,
-            lambda: FilesTier(place, board, peers, read_only=read_only, at=at),
+            lambda: FilesTier(place, board, peers, at=at),
             shutdown=shutdown,
             mailbox_capacity=_MAILBOX,
         )

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from erllama.actor import DEFERRED, Actor, ReplyTo, TaskDone
 from erllama.cache.board import Board
@@ -24,6 +25,8 @@ from erllama.cache.row import BadRow
 from erllama.cache.trie import Tier
 from erllama.errors import ErllamaError
 
+T = TypeVar("T")
+
 
 class Writers(Actor):
     """See the module.
@@ -32,6 +35,8 @@ class Writers(Actor):
         width: rows written at the same time.
         max_bytes: of the rows that wait.
     """
+
+    terminate_timeout = 600.0  # the supervisor's deadline comes first
 
     def __init__(
         self, board: Board, peers: Peers, *, width: int = 2, max_bytes: int = 1 << 30
@@ -44,6 +49,7 @@ class Writers(Actor):
         self._waiting_bytes = 0
         self._writing = 0
         self._drains: list[ReplyTo] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def handle_cast(self, payload: Any) -> None:
         match payload:
@@ -71,6 +77,17 @@ class Writers(Actor):
             case _:
                 await super().handle_urgent(payload)
 
+    async def terminate(self, reason: object) -> None:
+        """On an orderly end, write what waits; the deadline of the shutdown bounds it."""
+        while reason in ("shutdown", "normal") and (self._tasks or self._waiting):
+            if self._waiting:
+                write = self._waiting.popleft()
+                await self._write(write.row, write.tier)
+            else:
+                await asyncio.wait(self._tasks)
+        for reply in self._drains:
+            reply.send(None)
+
     def _accept(self, write: Write, size: int) -> None:
         if self._waiting_bytes + size > self._max_bytes:
             self._board.counts.add("saves_dropped")
@@ -84,7 +101,9 @@ class Writers(Actor):
             write = self._waiting.popleft()
             self._waiting_bytes -= write.row.size
             self._writing += 1
-            self.spawn_task(self._write(write.row, write.tier), then="written")
+            task = self.spawn_task(self._write(write.row, write.tier), then="written")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         if not self._waiting and not self._writing:
             for reply in self._drains:
                 reply.send(None)
@@ -93,6 +112,7 @@ class Writers(Actor):
     async def _write(self, row: NewRow, tier: Tier) -> None:
         arbiter = self._peers.arbiter
         if arbiter is None:
+            self._board.counts.add("saves_dropped")
             return
         reservation: Reservation | None = await arbiter.call(Reserve(row, tier))
         if reservation is None:
@@ -112,7 +132,7 @@ class Writers(Actor):
         arbiter = self._peers.arbiter
         if files is None or arbiter is None:
             return 0
-        temporary, size = await asyncio.to_thread(files.write, row.meta, row.parts)
+        temporary, size = await _to_its_end(lambda: files.write(row.meta, row.parts))
         try:
             wanted = bool(await arbiter.call(StillWanted(reservation)))
         except ErllamaError:
@@ -120,5 +140,15 @@ class Writers(Actor):
         if not wanted:
             await asyncio.to_thread(discard, temporary)
             return 0
-        await asyncio.to_thread(files.publish, temporary, row.meta)
+        await _to_its_end(lambda: files.publish(temporary, row.meta))
         return size
+
+
+async def _to_its_end(work: Callable[[], T]) -> T:
+    """Run `work` on a thread. Only the second cancellation is obeyed: what a thread has begun
+    cannot be stopped, and nobody would clear up behind it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        return await running

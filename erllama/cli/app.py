@@ -9,6 +9,7 @@ import typer
 
 from erllama.bundled import bundled_model
 from erllama.checked import describe
+from erllama.cli.cache import collect_rows, list_rows, verify_rows
 from erllama.cli.info import show_info
 from erllama.cli.interrupts import run_command
 from erllama.cli.run import RunOptions
@@ -134,6 +135,33 @@ def info(
     """Say what a model file is, after loading it."""
     path = pathlib.Path(model)
     raise typer.Exit(run_command(lambda _: show_info(path, json=json, quiet=quiet)))
+
+
+cache_app = typer.Typer(help="Look after the KV cache on disk.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+CacheDir = Annotated[
+    str | None,
+    typer.Option("--cache-dir", help="The cache_dir of the runtime; by default that of `run`."),
+]
+
+
+@cache_app.command("ls")
+def cache_ls(cache_dir: CacheDir = None, json: Json = False) -> None:
+    """List the rows: their place in the context, size, hits, age and tier."""
+    raise typer.Exit(run_command(lambda _: list_rows(cache_dir, json=json)))
+
+
+@cache_app.command("verify")
+def cache_verify(cache_dir: CacheDir = None, json: Json = False) -> None:
+    """Read every row back and check it; bad ones are moved aside."""
+    raise typer.Exit(run_command(lambda _: verify_rows(cache_dir, json=json)))
+
+
+@cache_app.command("gc")
+def cache_gc(cache_dir: CacheDir = None, json: Json = False) -> None:
+    """Remove rows that no prompt can reach any more."""
+    raise typer.Exit(run_command(lambda _: collect_rows(cache_dir, json=json)))
 
 
 def _model_and_prompt(first: str | None, second: str | None) -> tuple[pathlib.Path, str | None]:

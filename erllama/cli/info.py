@@ -23,7 +23,7 @@ async def show_info(path: pathlib.Path, *, json: bool, quiet: bool) -> int:
         ModelLoadError: the file is missing, damaged, or of no use.
         OutputClosed: nobody reads the output.
     """
-    async with Runtime(cache_dir=cache_folder()) as runtime:
+    async with Runtime(cache_dir=cache_folder(), disk_bytes=0) as runtime:
         model = await open_model(runtime, path, make_report(quiet=quiet), **_SMALLEST)
         facts = model_facts(model.info())
     output = Output()

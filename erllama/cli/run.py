@@ -59,7 +59,7 @@ async def run(options: RunOptions, interrupts: Interrupts) -> int:
         OutputClosed: nobody reads the output.
     """
     report = make_report(quiet=options.quiet)
-    async with Runtime(cache_dir=cache_folder()) as runtime:
+    async with Runtime(cache_dir=cache_folder(), cache_if_locked="read_only") as runtime:
         model = await open_model(runtime, options.path, report, context=options.context)
         replier = Replier(
             model,

@@ -32,9 +32,12 @@ from erllama.actor import (
     Urgent,
 )
 from erllama.actor.intensity import Intensity
-from erllama.backend.base import Backend, Engine, FingerprintMemory, StepOutcome
+from erllama.backend.base import Backend, Engine, FingerprintMemory, Frame, StepOutcome
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
+from erllama.cache.board import Board
+from erllama.cache.peers import Peers
+from erllama.cache.policy import CachePolicy
 from erllama.config import ContextConfig, ModelConfig
 from erllama.errors import (
     DecodeFailed,
@@ -45,20 +48,29 @@ from erllama.errors import (
     NotSupported,
     QueueFull,
 )
+from erllama.model.cache_work import CacheWork
+from erllama.model.caching import ModelCache
 from erllama.model.engine_owner import EngineOwner
 from erllama.model.gauges import Gauges
-from erllama.model.generation import Generation
+from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.info import model_info
 from erllama.model.job import Job
 from erllama.model.messages import (
     AwaitReady,
+    CachedPrefix,
     Cancel,
     Detokenize,
+    Evict,
     Expire,
+    Kept,
+    RestoreDone,
+    RowsRead,
+    SaveDone,
     StepDone,
     Submit,
     Tokenize,
     Tokenized,
+    WaitedEnough,
 )
 from erllama.model.request import check_tokens
 from erllama.model.slicing import rows_within
@@ -86,7 +98,11 @@ class ModelSpec:
     context: ContextConfig
     lane: Lane
     workers: Workers
+    readers: Workers
     memory: FingerprintMemory
+    board: Board
+    peers: Peers
+    policy: CachePolicy
     gauges: Gauges
     crashes: Intensity
     starts: int = field(default=0)
@@ -114,6 +130,9 @@ class ModelActor(StateMachine):
         self._ready: list[ReplyTo] = []
         self._queue: deque[Job] = deque()
         self._active: Job | None = None
+        self._restoring = False
+        self._work: CacheWork | None = None
+        self._evictions: list[ReplyTo] = []
         self._step: int | None = None
         self._steps = 0
 
@@ -135,6 +154,11 @@ class ModelActor(StateMachine):
         self._set_phase("stopping")
         if self._step is not None and self._engine is not None:
             self._engine.abort(self._step)
+        if reason in ("shutdown", "normal") and self._work is not None:
+            await self._work.hand_over()
+            active = self._active
+            if active is not None and active.generation is not None:
+                await self._work.save_last(active, active.generation)
         for job in self._jobs():
             self._settle(job, self._parting_error(reason))
         self._gauges.rest()
@@ -151,7 +175,7 @@ class ModelActor(StateMachine):
             case Call(AwaitReady(), reply):
                 self._ready.append(reply)
                 return DEFERRED
-            case Call(Tokenize() | Detokenize()):
+            case Call(Tokenize() | Detokenize() | Evict() | CachedPrefix()):
                 return POSTPONE
             case _:
                 return await self._serve(event)
@@ -185,6 +209,7 @@ class ModelActor(StateMachine):
     async def _loaded(self, engine: Engine, fingerprint: str) -> None:
         self._engine = engine
         self._gauges.load_progress = 1.0
+        self._work = self._make_work(engine, fingerprint)
         info = model_info(self._spec.id, self._spec.path, fingerprint, engine)
         self._gauges.info = info
         for reply in self._ready:
@@ -220,6 +245,21 @@ class ModelActor(StateMachine):
                 self._end_early(job)
             case TaskDone(Tokenized(job), tokens, error):
                 self._tokenized(job, tokens, error)
+            case TaskDone(RowsRead() as tag, frame, error):
+                self._rows_read(tag, frame, error)
+            case Urgent(RestoreDone(job, start, error)):
+                self._restored(job, start, error)
+            case Urgent(SaveDone(saving, saved, error)):
+                self._cache_work.save_done(saving, saved, error)
+            case TaskDone(Kept(number)):
+                self._cache_work.kept(number)
+            case Urgent(WaitedEnough(job)):
+                job.waited = True
+            case Call(Evict(), reply):
+                self._evictions.append(reply)
+            case Call(CachedPrefix(tokens)):
+                hit = self._cache_work.cache.find(tokens, salt="", exact=False, resume=None)
+                return hit.tokens if hit is not None else 0
             case Call(Tokenize(text, add_special, parse_special), reply):
                 return self._beside(
                     reply,
@@ -312,6 +352,7 @@ class ModelActor(StateMachine):
         if job is None or job.generation is None:
             return
         if job.ending:
+            job.generation.position = outcome.positions.get(_SEQ, job.generation.position)
             self._end(job, None)
         elif outcome.status == "done":
             self._apply(job, job.generation, outcome)
@@ -329,6 +370,7 @@ class ModelActor(StateMachine):
         if job.sink is not None:
             for event in events:
                 job.sink.push(event)
+        self._cache_work.after_step(job, generation, outcome.logits)
         if generation.finished is not None:
             self._end(job, None)
 
@@ -336,8 +378,11 @@ class ModelActor(StateMachine):
         """The active request is over: as it was told, by itself, or by an error."""
         if job is self._active:
             self._active = None
+            self._restoring = False
             if job.generation is not None:
                 self._gauges.note_request(self.clock.now() - job.generation.admitted)
+                if error is None:
+                    self._cache_work.at_end(job, job.generation, "finish")
         self._settle(job, error)
 
     def _end_early(self, job: Job) -> None:
@@ -356,8 +401,12 @@ class ModelActor(StateMachine):
         if self._engine is not None and self._step is None:
             if self._active is None:
                 self._admit_next()
-            if self._active is not None:
+            if self._active is not None and not self._restoring:
                 self._start_step(self._active)
+        if self._evictions and not self._cache_work.busy and self._active is None:
+            for reply in self._evictions:
+                reply.send(None)
+            self._evictions.clear()
         self._gauges.active = int(self._active is not None)
         self._gauges.pending = len(self._queue)
         if self._engine is not None:
@@ -368,6 +417,8 @@ class ModelActor(StateMachine):
     def _admit_next(self) -> None:
         """Make the first request in the queue the active one, if it is tokenized."""
         while self._queue and self._queue[0].tokens is not None:
+            if self._cache_work.must_wait(self._queue[0]):
+                return
             job = self._queue.popleft()
             try:
                 self._admit(job)
@@ -386,14 +437,42 @@ class ModelActor(StateMachine):
             )
         tokens = job.tokens or array.array("i")
         check_tokens(tokens, n_vocab=engine.info.n_vocab, n_ctx=engine.capabilities.n_ctx)
+        job.admitted = self.clock.now()
+        self._restoring = self._cache_work.restore(job, self._gauges.prefill_rate)
+        if not self._restoring:
+            self._generate(job, NOTHING)
+
+    def _rows_read(self, tag: RowsRead, frame: Frame | None, error: BaseException | None) -> None:
+        wanted = tag.job is self._active
+        if self._cache_work.rows_read(tag, frame, error, wanted=wanted) or not wanted:
+            return
+        self._restoring = False
+        self._generate(tag.job, NOTHING)
+
+    def _restored(self, job: Job, start: Restored, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, DecodeFailed):
+            raise EngineCrashed(f"the engine failed: {error!r}") from error
+        if job is not self._active:
+            return
+        self._restoring = False
+        self._generate(job, NOTHING if error is not None else start)
+
+    def _generate(self, job: Job, start: Restored) -> None:
+        """Begin to compute a request, from what was restored for it."""
+        engine = self._loaded_engine
         job.generation = Generation(
-            prompt=tokens,
+            prompt=job.tokens or array.array("i"),
             request=job.request,
             seed=job.seed,
             seq=_SEQ,
             n_ctx=engine.capabilities.n_ctx,
             asked=job.asked,
-            now=self.clock.now(),
+            admitted=job.admitted,
+            now=self.clock.now() if start.tokens else job.admitted,
+            restored=start,
+            prefill_only=job.prefill_only,
+            keep_logits=self._cache_work.cache.enabled,
+            stops=self._cache_work.stops(job, start),
         )
 
     def _start_step(self, job: Job) -> None:
@@ -450,6 +529,34 @@ class ModelActor(StateMachine):
             f"model {self._spec.id!r} went down with this request: {reason!r}; "
             "it is being loaded again, try again"
         )
+
+    def _make_work(self, engine: Engine, fingerprint: str) -> CacheWork:
+        spec = self._spec
+        cache = ModelCache(
+            spec.board,
+            spec.peers,
+            spec.policy,
+            engine=engine,
+            context=spec.context,
+            fingerprint=fingerprint,
+        )
+        return CacheWork(
+            board=spec.board,
+            peers=spec.peers,
+            cache=cache,
+            owner=self._owner,
+            engine=engine,
+            readers=spec.readers,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            spawn=lambda work, tag: self.spawn_task(work, then=tag),
+        )
+
+    @property
+    def _cache_work(self) -> CacheWork:
+        if self._work is None:
+            raise EngineCrashed(f"model {self._spec.id!r} is not loaded")
+        return self._work
 
     def _jobs(self) -> list[Job]:
         active = [self._active] if self._active is not None else []

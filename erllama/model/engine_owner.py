@@ -13,12 +13,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from erllama.backend.base import Backend, Engine, FingerprintMemory, Loading, StepOutcome, StepPlan
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.config import ContextConfig, ModelConfig
 from erllama.errors import ModelLoadError
+
+T = TypeVar("T")
 
 
 class EngineOwner:
@@ -68,10 +71,18 @@ class EngineOwner:
         then: Callable[[StepOutcome | None, BaseException | None], object],
     ) -> None:
         """Queue a step; `then` is called on the event loop."""
+        self.run(lambda engine: engine.step(plan), then)
+
+    def run(
+        self,
+        work: Callable[[Engine], T],
+        then: Callable[[T | None, BaseException | None], object],
+    ) -> None:
+        """Queue other work on the engine; `then` is called on the event loop."""
         engine = self._engine
         if engine is None or self._closed:
             raise ModelLoadError("the engine is not open")
-        self._lane.submit_then(self._id, lambda: engine.step(plan), then)
+        self._lane.submit_then(self._id, lambda: work(engine), then)
 
     def contended(self) -> bool:
         """Whether other models are computing too."""

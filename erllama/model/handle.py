@@ -12,13 +12,13 @@ from erllama.clock import Clock
 from erllama.errors import ActorDied, Busy, NotSupported
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job, Sink
-from erllama.model.messages import Detokenize, Tokenize
+from erllama.model.messages import CachedPrefix, Detokenize, Evict, Tokenize
 from erllama.model.request import check_ids, check_prompt, check_text, make_request
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.sampling import fresh_seed
 from erllama.text import render_chat
-from erllama.types import Completion, ModelInfo, ModelStatus
+from erllama.types import Completion, ModelInfo, ModelStatus, Prefill
 
 
 class Directory(Protocol):
@@ -40,8 +40,8 @@ class Model:
     """A loaded model. Made by `Runtime.load_model`; valid until it is unloaded.
 
     Request options of `complete` and `stream`: the fields of `Request` (`max_tokens`, `timeout`,
-    `prefill_progress`) and of `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`, `seed`),
-    or `sampling=SamplingParams(...)`.
+    `prefill_progress`, `parent_key`, `cache_salt`, `exact`) and of `SamplingParams`
+    (`temperature`, `top_k`, `top_p`, `min_p`, `seed`), or `sampling=SamplingParams(...)`.
     """
 
     def __init__(self, directory: Directory, model_id: str) -> None:
@@ -79,6 +79,33 @@ class Model:
         events = EventBuffer()
         job = self._job(prompt, options, sink=events)
         return Stream(events, lambda: self._submit(job))
+
+    async def prefill(self, prompt: str | Sequence[int], **options: Any) -> Prefill:
+        """Compute `prompt` and keep it in the cache; nothing is generated.
+
+        Arguments and errors are those of `complete`; sampling options change nothing.
+        """
+        job = self._job(prompt, options, sink=None, prefill_only=True)
+        done = await (await self._submit(job)).result()
+        return Prefill(
+            finish_key=done.finish_key,
+            context_tokens=done.context_tokens,
+            cache=done.cache,
+            timings=done.timings,
+        )
+
+    async def cached_prefix(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens`, from the first on, need not be computed here.
+
+        Raises:
+            RequestError: no token ids.
+        """
+        found: int = await self._call(CachedPrefix(check_ids(tokens, name="tokens")))
+        return found
+
+    async def evict(self) -> None:
+        """Wait until no request runs and all that was computed is in the cache."""
+        await self._call(Evict())
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -177,7 +204,12 @@ class Model:
         await self._directory.unload_model(self.id)
 
     def _job(
-        self, prompt: str | Sequence[int], options: dict[str, Any], *, sink: Sink | None
+        self,
+        prompt: str | Sequence[int],
+        options: dict[str, Any],
+        *,
+        sink: Sink | None,
+        prefill_only: bool = False,
     ) -> Job:
         request = make_request(options)
         seed = request.sampling.seed
@@ -187,6 +219,7 @@ class Model:
             seed=fresh_seed() if seed is None else seed,
             asked=self._directory.clock.now(),
             sink=sink,
+            prefill_only=prefill_only,
         )
 
     async def _submit(self, job: Job) -> Submission:

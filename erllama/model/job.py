@@ -10,7 +10,7 @@ from erllama.clock import Timer
 from erllama.errors import CallTimeout
 from erllama.model.generation import Generation
 from erllama.model.request import Prompt, Request
-from erllama.types import Completion, Event, FinishReason, Timings, Usage
+from erllama.types import CacheUse, Completion, Event, FinishReason, Timings, Usage
 
 
 class Sink(Protocol):
@@ -26,16 +26,29 @@ class Job:
         tokens: the prompt's ids, once it is tokenized.
         generation: its computation, once it was admitted.
         timed_out, cancelled: why it is to end, if it is.
+        prefill_only: no token is to be sampled.
+        waited: it has waited for rows that were being saved.
     """
 
     def __init__(
-        self, *, prompt: Prompt, request: Request, seed: int, asked: float, sink: Sink | None
+        self,
+        *,
+        prompt: Prompt,
+        request: Request,
+        seed: int,
+        asked: float,
+        sink: Sink | None,
+        prefill_only: bool = False,
     ) -> None:
         self.prompt = prompt
         self.request = request
         self.seed = seed
         self.asked = asked
+        self.admitted = asked
         self.sink = sink
+        self.prefill_only = prefill_only
+        self.waited = False
+        self.wait_timer: Timer | None = None
         self.tokens: array.array[int] | None = None if isinstance(prompt, str) else prompt
         self.generation: Generation | None = None
         self.reply: ReplyTo | None = None
@@ -59,6 +72,8 @@ class Job:
             tokens=[],
             finish_reason=reason,
             context_tokens=tokens,
+            finish_key=None,
+            cache=CacheUse(hit="cold", read=0, created=0, pure=True, tier=None),
             seed=self.seed,
             usage=Usage(prompt_tokens=len(tokens), completion_tokens=0),
             timings=Timings(queue_ms=waited, total_ms=waited),

@@ -30,6 +30,18 @@ class Request(Checked, frozen=True, kw_only=True):
     prefill_progress: Annotated[
         bool, Meta(description="Whether a stream has PrefillProgress events.")
     ] = False
+    parent_key: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
+        Meta(description="A finish_key: resume exactly there, if the prompt begins with it."),
+    ] = None
+    cache_salt: Annotated[
+        Annotated[str, Meta(max_length=1_024)],
+        Meta(description="Requests share rows of the cache only with those of the same salt."),
+    ] = ""
+    exact: Annotated[
+        bool,
+        Meta(description="Use cached rows only where the answer equals a cold run's bit for bit."),
+    ] = False
     sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
 
 

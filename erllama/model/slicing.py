@@ -13,7 +13,8 @@ def slice_rows(pos: int, end: int, limit: int, granule: int) -> int:
     """How many rows the next slice takes.
 
     Args:
-        pos: tokens computed so far, a multiple of `granule`.
+        pos: tokens computed so far: a multiple of `granule`, or, behind rows that a reply left,
+            anywhere; then the first slice ends at a multiple.
         end: length of the prompt, above `pos`.
         limit: most rows wanted in one slice; at least one granule is taken.
         granule: rows of the finest cut.
@@ -24,7 +25,8 @@ def slice_rows(pos: int, end: int, limit: int, granule: int) -> int:
     last_cut = end - end % granule
     if pos >= last_cut:
         return end - pos
-    return min(last_cut - pos, max(limit - limit % granule, granule))
+    stop = (pos + limit) // granule * granule
+    return min(last_cut, max(stop, pos - pos % granule + granule)) - pos
 
 
 def rows_within(seconds: float, rows_per_s: float, granule: int) -> int:

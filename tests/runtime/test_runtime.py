@@ -162,8 +162,8 @@ async def test_the_status_shows_the_tree_and_the_lane() -> None:
         await runtime.load_model("a.gguf")
         status = runtime.status()
         assert status.tree.id == "runtime"
-        assert [node.id for node in status.tree.children] == ["lane", "models"]
-        assert [node.id for node in status.tree.children[1].children] == ["a"]
+        assert [node.id for node in status.tree.children] == ["lane", "cache", "models"]
+        assert [node.id for node in status.tree.children[2].children] == ["a"]
         assert all(node.state == "running" for node in status.tree.children)
         assert status.lane.alive
         assert status.lane.queued == 0
@@ -388,7 +388,7 @@ async def test_a_load_that_fails_says_why_and_leaves_the_id_free() -> None:
             assert runtime.list_models() == []
         stage.load_error = None
         await assert_as_new(await runtime.load_model("a.gguf"))
-        assert runtime.status().tree.children[1].restarts == 0
+        assert runtime.status().tree.children[2].restarts == 0
         assert len(stage.loads) == 11
 
 
@@ -495,5 +495,5 @@ async def test_a_crash_shows_in_the_status_and_is_over_soon() -> None:
         await assert_as_new(model)
         status = runtime.status()
         assert status.models[0].restarts == 1
-        assert status.tree.children[1].children[0].restarts == 1
+        assert status.tree.children[2].children[0].restarts == 1
         assert [engine.closed for engine in stage.backend.engines] == [True, False]

@@ -16,17 +16,20 @@ import array
 import ctypes
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from erllama.backend.aborts import Aborts
 from erllama.backend.base import (
     Begin,
+    Buffer,
     Capabilities,
     Draw,
     EngineInfo,
+    Frame,
     Sampled,
+    SavedState,
     StepOutcome,
     StepPlan,
     StepStatus,
@@ -36,9 +39,12 @@ from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.library import LogLines, capture_log, llama
 from erllama.backend.llama.readers import Readers
 from erllama.backend.llama.sampler import SamplerChain
+from erllama.backend.llama.states import StateFrame, States
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.plan_check import check_plan, logit_rows, sequences
-from erllama.errors import DecodeFailed
+from erllama.errors import DecodeFailed, NotSupported
+
+Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
 _STATUS: dict[int, StepStatus] = {0: "done", 1: "no_slot", 2: "aborted"}  # llama_decode, llama.h
 
@@ -55,6 +61,7 @@ class LlamaEngine:
         abort_flag: AbortFlag,
         capabilities: Capabilities,
         info: EngineInfo,
+        states: States | None,
     ) -> None:
         self._llama = llama()
         self._model = model
@@ -69,6 +76,7 @@ class LlamaEngine:
         self._samplers: dict[int, SamplerChain] = {}
         self.capabilities = capabilities
         self.info = info
+        self._states = states
 
     # The lane's side
 
@@ -96,7 +104,26 @@ class LlamaEngine:
             sampled=sampled,
             detail=detail,
             elapsed_ns=time.perf_counter_ns() - started,
+            logits=self._kept_logits(plan) if status == "done" else None,
         )
+
+    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        states = self._checked_states(seq)
+        held = self._held[seq]
+        for start, stop in ranges:
+            if not 0 <= start < stop <= held:
+                raise DecodeFailed(f"sequence {seq} holds {held} tokens, not {start} to {stop}")
+        if not held:
+            raise DecodeFailed(f"sequence {seq} holds nothing to save")
+        return states.save(seq, held, ranges, snapshot=snapshot)
+
+    def restore(self, seq: int, frame: Frame) -> None:
+        states = self._checked_states(seq)
+        if not isinstance(frame, StateFrame) or frame.state.n > self.capabilities.n_ctx:
+            raise DecodeFailed(f"a frame of another engine, or over n_ctx, for sequence {seq}")
+        self._clear(seq)
+        states.restore(seq, frame.state)
+        self._held[seq] = frame.state.n
 
     def close(self) -> None:
         if self._closed:
@@ -126,6 +153,9 @@ class LlamaEngine:
         with self._readers:
             return self._vocabulary.detokenize(tokens)
 
+    def frame(self, seq: int, n: int) -> Frame:
+        return self._checked_states(seq).frame(seq, n)
+
     # Inside a step
 
     def _check(self, plan: StepPlan) -> None:
@@ -141,14 +171,20 @@ class LlamaEngine:
         )
 
     def _begin(self, begin: Begin) -> None:
-        self._end(begin.seq)
+        if begin.keep:
+            self._free_sampler(begin.seq)
+        else:
+            self._end(begin.seq)
         self._samplers[begin.seq] = SamplerChain(begin.sampler)
 
     def _end(self, seq: int) -> None:
+        self._free_sampler(seq)
+        self._clear(seq)
+
+    def _free_sampler(self, seq: int) -> None:
         sampler = self._samplers.pop(seq, None)
         if sampler is not None:
             sampler.free()
-        self._clear(seq)
 
     def _clear(self, seq: int) -> None:
         if self._memory is None:
@@ -199,14 +235,35 @@ class LlamaEngine:
         rows = logit_rows(plan)
         sampled = []
         for draw in plan.draws:
-            row = rows[draw.seq]
-            if not self._finite(row):
+            row = rows.get(draw.seq, -1)
+            if not self._finite(draw, row):
                 return "the logits are not finite: the weights are damaged", ()
             sampled.append(self._draw(draw, row))
         return "", tuple(sampled)
 
+    def _checked_states(self, seq: int) -> States:
+        if self._states is None:
+            raise NotSupported("the state of this model's sequences cannot be saved")
+        if self._closed:
+            raise DecodeFailed("the engine is closed")
+        if not 0 <= seq < self.capabilities.n_seq_max:
+            raise DecodeFailed(
+                f"sequence {seq}: ids go from 0 to {self.capabilities.n_seq_max - 1}"
+            )
+        return self._states
+
+    def _kept_logits(self, plan: StepPlan) -> Buffer | None:
+        if not plan.keep_logits or plan.prefill is None or not plan.prefill.logits:
+            return None
+        logits = self._logits(len(plan.prefill.tokens) - 1)
+        return None if logits is None else logits.copy()
+
     def _draw(self, draw: Draw, row: int) -> Sampled:
-        token = self._samplers[draw.seq].sample(self._context, row, draw.seed)
+        sampler = self._samplers[draw.seq]
+        if draw.logits is None:
+            token = sampler.sample(self._context, row, draw.seed)
+        else:
+            token = sampler.sample_from(np.frombuffer(draw.logits, np.float32), draw.seed)
         return Sampled(
             seq=draw.seq,
             token=token,
@@ -214,16 +271,23 @@ class LlamaEngine:
             end=self._vocabulary.ends(token),
         )
 
-    def _finite(self, row: int) -> bool:
+    def _finite(self, draw: Draw, row: int) -> bool:
         """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
+        if draw.logits is not None:
+            logits: Logits | None = np.frombuffer(draw.logits, np.float32)
+        else:
+            logits = self._logits(row)
+        return logits is not None and bool(np.isfinite(logits.max()))
+
+    def _logits(self, row: int) -> Logits | None:
+        """A view of the logits of a batch row, valid until the next step."""
         pointer = self._llama.llama_get_logits_ith(self._context, row)
         if not pointer:
-            return False
+            return None
         size = self._vocabulary.size
         address = ctypes.addressof(pointer.contents)
         cells = memoryview((ctypes.c_float * size).from_address(address))
-        logits = np.frombuffer(cells, np.float32)
-        return bool(np.isfinite(logits.max()))
+        return np.frombuffer(cells, np.float32)
 
 
 def _bounds(ids: Sequence[int]) -> tuple[int, int]:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import pathlib
 from typing import Any
 
-from erllama.backend.base import Capabilities, EngineInfo, Family, FingerprintMemory, Progress
+from erllama.backend.base import (
+    Capabilities,
+    EngineInfo,
+    Family,
+    FingerprintMemory,
+    LayerRows,
+    Progress,
+    StateCapabilities,
+)
 from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
 from erllama.backend.llama.header_check import find_fault
 from erllama.backend.llama.library import capture_log, llama
+from erllama.backend.llama.state_blob import BadState
+from erllama.backend.llama.states import States
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import ConfigError, ModelLoadError
+
+log = logging.getLogger("erllama.llama")
 
 # ggml_type (ggml.h) and bytes per value of the KV number formats
 _KV_TYPES: dict[str, tuple[int, float]] = {
@@ -79,7 +92,7 @@ class LlamaLoading:
             self._context = self._make_context()
 
     def warm_up(self) -> LlamaEngine:
-        engine = self._engine(can_abort=False)
+        engine = self._engine(can_abort=False, states=None)
         if not engine.capabilities.generate:
             self._model = self._context = None
             return engine
@@ -92,7 +105,7 @@ class LlamaLoading:
                 f"{self._path}: the model cannot compute; download or convert it again "
                 f"(llama_decode returned {code}: {said.problems()})"
             )
-        engine = self._engine(can_abort=can_abort)
+        engine = self._engine(can_abort=can_abort, states=self._learn_states(token))
         self._model = self._context = None  # the engine owns them now
         return engine
 
@@ -235,18 +248,33 @@ class LlamaLoading:
 
     # The engine
 
-    def _engine(self, *, can_abort: bool) -> LlamaEngine:
+    def _learn_states(self, token: int) -> States | None:
+        """How states are laid out here; None if in a way that is not known."""
+        lib, context = llama(), self._context
+        memory = lib.llama_get_memory(context)
+        try:
+            if self._decode_one(token, aborted=False, keep=True) != 0:
+                return None
+            return States(context, self._family(has_memory=True), seq=0, n=1)
+        except BadState as bad:
+            log.warning("%s: states cannot be saved, so nothing is cached: %s", self._path, bad)
+            return None
+        finally:
+            lib.llama_memory_clear(memory, True)
+
+    def _engine(self, *, can_abort: bool, states: States | None) -> LlamaEngine:
         vocabulary = Vocabulary(self._model)
         return LlamaEngine(
             model=self._model,
             context=self._context,
             vocabulary=vocabulary,
             abort_flag=self._flag,
-            capabilities=self._capabilities(can_abort=can_abort),
-            info=self._info(vocabulary),
+            capabilities=self._capabilities(can_abort=can_abort, states=states),
+            states=states,
+            info=self._info(vocabulary, states),
         )
 
-    def _capabilities(self, *, can_abort: bool) -> Capabilities:
+    def _capabilities(self, *, can_abort: bool, states: States | None) -> Capabilities:
         lib, context = llama(), self._context
         has_memory = bool(context) and bool(lib.llama_get_memory(context))
         family = self._family(has_memory=has_memory)
@@ -258,6 +286,21 @@ class LlamaLoading:
             n_batch=lib.llama_n_batch(context) if context else 0,
             granule=GRANULE,
             family=family,
+            state=self._state_capabilities(states),
+        )
+
+    def _state_capabilities(self, states: States | None) -> StateCapabilities | None:
+        if states is None:
+            return None
+        window = llama().llama_model_n_swa(self._model)
+        return StateCapabilities(
+            layers=tuple(
+                LayerRows(layer.k_type, layer.k_bytes, layer.v_type, layer.v_bytes)
+                for layer in (states.shape.full.layers if states.shape.full else ())
+            ),
+            snapshot=states.shape.has_snapshot,
+            snapshot_bytes=states.shape.snapshot_bytes(window),
+            exact=not self._config.kv_unified,
         )
 
     def _family(self, *, has_memory: bool) -> Family:
@@ -270,7 +313,7 @@ class LlamaLoading:
             return "recurrent"
         return "sliding_window" if lib.llama_model_n_swa(model) > 0 else "plain"
 
-    def _info(self, vocabulary: Vocabulary) -> EngineInfo:
+    def _info(self, vocabulary: Vocabulary, states: States | None) -> EngineInfo:
         lib, model, config = llama(), self._model, self._config
         n_layer = lib.llama_model_n_layer(model)  # 0 if vocab_only: asking for heads would abort
         return EngineInfo(
@@ -287,7 +330,7 @@ class LlamaLoading:
             n_ctx_train=lib.llama_model_n_ctx_train(model),
             n_ubatch=lib.llama_n_ubatch(self._context) if self._context else 0,
             n_threads=self._n_threads,
-            flash_attn=config.flash_attn,
+            flash_attn=self._flash_attn(states),
             type_k=config.type_k,
             type_v=config.type_v,
             chat_template=self._chat_template(),
@@ -298,6 +341,11 @@ class LlamaLoading:
             else "llama.cpp",
             devices=lib.llama_print_system_info().decode(),
         )
+
+    def _flash_attn(self, states: States | None) -> bool | None:
+        """What llama.cpp chose: with flash attention V is not transposed."""
+        section = None if states is None else states.shape.full or states.shape.window
+        return self._config.flash_attn if section is None else not section.v_trans
 
     def _chat_template(self) -> str | None:
         if self._model_config.chat_template is not None:
@@ -318,8 +366,8 @@ class LlamaLoading:
         n = read(self._model, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if n >= 0 else ""
 
-    def _decode_one(self, token: int, *, aborted: bool) -> int:
-        """Decode one token, with the abort flag set or not, and clear the memory again.
+    def _decode_one(self, token: int, *, aborted: bool, keep: bool = False) -> int:
+        """Decode one token, with the abort flag set or not; clear the memory again unless told not.
 
         Also pages the weights in, so that the first request does not have to.
         """
@@ -330,7 +378,8 @@ class LlamaLoading:
             self._flag.clear()
         tokens = (ctypes.c_int32 * 1)(token)
         code = int(lib.llama_decode(self._context, lib.llama_batch_get_one(tokens, 1)))
-        lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
+        if not keep:
+            lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         self._flag.clear()
         return code
 

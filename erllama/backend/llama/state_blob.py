@@ -258,6 +258,7 @@ class State:
             self._recurrent(shape.recurrent)
         if len(buffer) < self.size:
             raise BadState(f"{len(buffer)} bytes; {n} tokens take {self.size}")
+        self.buffer = buffer
         self.bytes = buffer[: self.size]
 
     def write_headers(self) -> None:

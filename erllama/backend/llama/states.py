@@ -10,11 +10,13 @@ Contract
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from erllama.backend.base import Family, SavedState
+from erllama.backend.base import Buffer, Family, SavedState
 from erllama.backend.llama.library import capture_log, llama
 from erllama.backend.llama.state_blob import (
     BadState,
@@ -28,6 +30,57 @@ from erllama.backend.llama.state_blob import (
 from erllama.errors import DecodeFailed
 
 _U8P = ctypes.POINTER(ctypes.c_uint8)
+
+
+class Buffers:
+    """Keeps one large buffer for the next frame: fresh memory costs more than the copy into it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spare: Bytes | None = None
+
+    def take(self, size: int) -> Bytes:
+        """A buffer of at least `size` bytes, with anything in it."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None and len(spare) >= size:
+            return spare
+        return np.empty(size + size // 4, np.uint8)
+
+    def give_back(self, buffer: Bytes) -> None:
+        """Keep `buffer` if it is the larger one."""
+        with self._lock:
+            if self._spare is None or len(self._spare) < len(buffer):
+                self._spare = buffer
+
+
+class StateFrame:
+    """See `erllama.backend.base.Frame`. Its buffer is used again once the frame is dropped."""
+
+    def __init__(self, state: State, buffers: Buffers) -> None:
+        self.state = state
+        self._buffers = buffers
+
+    @property
+    def nbytes(self) -> int:
+        return self.state.size
+
+    def put_rows(self, start: int, rows: Buffer, n_rows: int, n: int) -> None:
+        if self.state.full is None:
+            raise BadState("this model's state has no rows")
+        self.state.full.put(start, np.frombuffer(rows, np.uint8), n_rows, n)
+
+    def segments(self, start: int, stop: int) -> list[memoryview] | None:
+        if self.state.full is None:
+            return None
+        found = self.state.full.segments(start, stop)
+        return None if found is None else [memoryview(part.data) for part in found]
+
+    def put_snapshot(self, snapshot: Buffer) -> None:
+        self.state.put_snapshot(np.frombuffer(snapshot, np.uint8))
+
+    def __del__(self) -> None:
+        self._buffers.give_back(self.state.buffer)
 
 
 class States:
@@ -46,11 +99,12 @@ class States:
         self._llama = llama()
         self._context = context
         self._buffer: Bytes = np.empty(0, np.uint8)
+        self._buffers = Buffers()
         self.shape: Shape = learn_shape(self._get(seq), n, family)
         self._view(seq, n)
 
     def save(
-        self, seq: int, n: int, ranges: tuple[tuple[int, int], ...], *, snapshot: bool
+        self, seq: int, n: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool
     ) -> SavedState:
         """Copies of the rows of token ranges of a sequence that holds `n` tokens.
 
@@ -62,18 +116,14 @@ class States:
         except BadState as bad:
             raise DecodeFailed(f"the state of sequence {seq} cannot be read: {bad}") from None
         rows = [view.full.take(start, stop) for start, stop in ranges] if view.full else []
-        return SavedState(
-            rows=tuple(rows), snapshot=view.take_snapshot() if snapshot else None
-        )
+        return SavedState(rows=tuple(rows), snapshot=view.take_snapshot() if snapshot else None)
 
-    def frame(self, seq: int, n: int, buffer: Bytes | None = None) -> State:
+    def frame(self, seq: int, n: int) -> StateFrame:
         """An empty state of `n` tokens for a sequence, to be filled; from any thread."""
-        size = state_bytes(self.shape, n)
-        if buffer is None or len(buffer) < size:
-            buffer = np.empty(size, np.uint8)
+        buffer = self._buffers.take(state_bytes(self.shape, n))
         state = State(self.shape, n, buffer, seq=seq, stream=self._stream(seq))
         state.write_headers()
-        return state
+        return StateFrame(state, self._buffers)
 
     def restore(self, seq: int, state: State) -> None:
         """Make `state` the state of a sequence.

@@ -11,6 +11,7 @@ from erllama.cache.files import RowFiles
 from erllama.cache.messages import Drop, Opened, SetAside, TierPlace
 from erllama.cache.peers import Peers
 from erllama.cache.publish import Observer
+from erllama.cache.row import RowId
 
 
 class FilesTier(Actor):
@@ -25,26 +26,28 @@ class FilesTier(Actor):
         board: Board,
         peers: Peers,
         *,
-        read_only: bool,
         at: Observer | None = None,
     ) -> None:
         self._place = place
         self._board = board
         self._peers = peers
-        self._read_only = read_only
         self._at = at
         self._files: RowFiles | None = None
 
     async def init(self) -> None:
         files = self._files = await asyncio.to_thread(self._open)
-        scan = await asyncio.to_thread(files.scan)
+        try:
+            scan = await asyncio.to_thread(files.scan)
+        except BaseException:
+            files.close()  # or whoever comes next finds it locked
+            raise
         self._board.files[self._place.tier] = files
         self._peers.tell_arbiter(
             Opened(
                 self._place.tier,
                 tuple(scan.found),
                 scan.quarantined,
-                writable=not self._read_only,
+                writable=not files.read_only,
             )
         )
 
@@ -52,9 +55,11 @@ class FilesTier(Actor):
         files = self._files
         match payload:
             case Drop(rows) if files is not None:
-                await asyncio.to_thread(files.delete, rows)
+                gone = [row for row in rows if not self._is_there_again(row)]
+                await asyncio.to_thread(files.delete, gone)
             case SetAside(row) if files is not None:
-                await asyncio.to_thread(files.quarantine, row)
+                if not self._is_there_again(row):
+                    await asyncio.to_thread(files.quarantine, row)
             case _:
                 await super().handle_urgent(payload)
 
@@ -62,12 +67,21 @@ class FilesTier(Actor):
         files = self._files
         if files is None:
             return
-        if not self._read_only:
-            hits = {row.id.name: row.hits for row in self._board.index if row.hits}
-            await asyncio.to_thread(files.remember_hits, hits)
-        files.close()
+        try:
+            if not files.read_only:
+                hits = {row.id.name: row.hits for row in self._board.index if row.hits}
+                await asyncio.to_thread(files.remember_hits, hits)
+        finally:
+            files.close()
+
+    def _is_there_again(self, row: RowId) -> bool:
+        """Whether a row was written anew since it was to go."""
+        return self._board.index.contains(row, self._place.tier)
 
     def _open(self) -> RowFiles:
+        place = self._place
         if self._at is None:
-            return RowFiles(self._place.root, read_only=self._read_only)
-        return RowFiles(self._place.root, read_only=self._read_only, at=self._at)
+            return RowFiles(place.root, read_only=place.read_only, if_locked=place.if_locked)
+        return RowFiles(
+            place.root, read_only=place.read_only, if_locked=place.if_locked, at=self._at
+        )

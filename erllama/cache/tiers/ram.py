@@ -6,7 +6,7 @@ from typing import Any
 
 from erllama.actor import Actor, ReplyTo
 from erllama.cache.board import Board
-from erllama.cache.messages import Drop, Opened, Put
+from erllama.cache.messages import Drop, Opened, Put, SetAside
 from erllama.cache.peers import Peers
 
 
@@ -34,5 +34,7 @@ class RamTier(Actor):
             case Drop(rows):
                 for row in rows:
                     self._board.ram.pop(row, None)
+            case SetAside(row):
+                self._board.ram.pop(row, None)
             case _:
                 await super().handle_urgent(payload)

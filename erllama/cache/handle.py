@@ -1,0 +1,138 @@
+"""`Cache`: what a program sees of the KV cache."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from erllama.actor import Ref
+from erllama.cache.board import Board, CacheCounters
+from erllama.cache.messages import Bad, Collect, Drain, Free, Freed
+from erllama.cache.peers import Peers
+from erllama.cache.trie import TIERS, Tier
+from erllama.errors import ActorDied, CacheError
+
+
+class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the cache. Sizes in bytes, ages in seconds."""
+
+    key: str
+    form: str
+    pure: bool
+    start: int
+    tokens: int
+    size: int
+    hits: int
+    age_s: float
+    tiers: tuple[str, ...]
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What reading every row back found.
+
+    Attributes:
+        checked: rows in files that were read; those in memory have no checksum to compare.
+        bad: how many of them were missing or wrong, and were dropped.
+    """
+
+    checked: int
+    bad: int
+
+
+class Finder(Protocol):
+    """What the cache needs of its runtime."""
+
+    @property
+    def board(self) -> Board: ...
+
+    @property
+    def peers(self) -> Peers: ...
+
+
+class Cache:
+    """The KV cache of a runtime."""
+
+    def __init__(self, runtime: Finder) -> None:
+        self._runtime = runtime
+
+    def counters(self) -> CacheCounters:
+        """Counts since the start, and bytes now; does not wait."""
+        board = self._runtime.board
+        return board.counts.snapshot(board.index)
+
+    def rows(self) -> Iterator[RowInfo]:
+        """All rows there are now."""
+        index, now = self._runtime.board.index, time.monotonic()
+        for row in list(index):
+            yield RowInfo(
+                key=row.key.hex(),
+                form=row.form,
+                pure=row.pure,
+                start=row.start,
+                tokens=row.n_tokens,
+                size=row.size,
+                hits=row.hits,
+                age_s=max(index.age(row, now), 0.0),
+                tiers=row.tiers,
+            )
+
+    async def evict_bytes(self, n: int, tiers: Sequence[Tier] | None = None) -> Freed:
+        """Give up at least `n` bytes, the least valuable rows first.
+
+        Raises:
+            CacheError: the cache is not running, or `n` is negative, or a tier unknown.
+        """
+        wanted = tuple(tiers) if tiers is not None else TIERS
+        if n < 0 or any(tier not in TIERS for tier in wanted):
+            raise CacheError(f"evict_bytes: expected n >= 0 and tiers of {', '.join(TIERS)}")
+        freed: Freed = await self._ask(Free(n, wanted))
+        return freed
+
+    async def gc(self) -> Freed:
+        """Remove rows that no prompt can reach any more."""
+        freed: Freed = await self._ask(Collect())
+        return freed
+
+    async def verify(self) -> VerifyReport:
+        """Read every row in a file back and check it; what is bad is dropped and moved aside."""
+        board = self._runtime.board
+        checked = bad = 0
+        for row in list(board.index):
+            for tier in row.tiers:
+                files = board.files.get(tier)
+                if files is None:
+                    continue
+                checked += 1
+                good = await asyncio.to_thread(files.is_good, row.id)
+                if not good and tier in row.tiers:  # else it was evicted meanwhile
+                    bad += 1
+                    self._runtime.peers.tell_arbiter(Bad(row, tier, missing=False))
+        return VerifyReport(checked=checked, bad=bad)
+
+    async def flush(self) -> None:
+        """Wait until everything that is to be written is written.
+
+        Raises:
+            CacheError: the cache went down meanwhile.
+        """
+        writers = self._runtime.peers.writers
+        if writers is not None:
+            await _answer(writers, Drain())
+
+    async def _ask(self, message: object) -> Freed:
+        arbiter = self._runtime.peers.arbiter
+        if arbiter is None:
+            raise CacheError("the cache is not running; start the runtime")
+        freed: Freed = await _answer(arbiter, message)
+        return freed
+
+
+async def _answer(actor: Ref, message: object) -> Any:
+    try:
+        return await actor.call(message)
+    except ActorDied as died:
+        raise CacheError(f"the cache went down: {died.reason!r}; it is restarting") from died

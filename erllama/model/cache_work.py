@@ -1,0 +1,369 @@
+"""What a model's actor does about the KV cache: restoring before a request, saving during it.
+
+Contract
+    State     the saves that are on their way (`_saving`): out of the sequence on the lane
+              (`_taking`), then into the arbiter's hands.
+    Writer    the model's actor, whose messages end up in the methods here.
+    Order     a save is queued on the lane before the step that follows it, so it sees the state
+              as it was; nobody waits for it but a request that could use its rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from erllama.backend.base import Buffer, Engine, Frame, SavedState
+from erllama.backend.workers import Workers
+from erllama.cache.board import Board
+from erllama.cache.lookup import Hit
+from erllama.cache.messages import Bad, NewRow, Promote
+from erllama.cache.peers import Peers
+from erllama.cache.policy import (
+    Reason,
+    continued_due,
+    snapshot_positions,
+    snapshot_spacing,
+    what_to_save,
+)
+from erllama.cache.reader import Unreadable
+from erllama.cache.trie import TIERS
+from erllama.clock import Clock
+from erllama.config import GRANULE
+from erllama.errors import EngineError
+from erllama.model.caching import ModelCache
+from erllama.model.engine_owner import EngineOwner
+from erllama.model.generation import Generation, Restored
+from erllama.model.job import Job
+from erllama.model.messages import (
+    Kept,
+    RestoreDone,
+    RowsRead,
+    SaveDone,
+    Saving,
+    WaitedEnough,
+)
+
+_SEQ = 0
+_HOT = 2  # uses after which a row of a file is kept in memory too
+_SHARED = 32  # a common beginning shorter than this is not worth waiting for
+
+
+class CacheWork:
+    """See the module.
+
+    Args:
+        urgent: sends a message to the actor itself.
+        spawn: runs a background task of the actor; its end arrives with the tag.
+    """
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        peers: Peers,
+        cache: ModelCache,
+        owner: EngineOwner,
+        engine: Engine,
+        readers: Workers,
+        clock: Clock,
+        urgent: Callable[[object], bool],
+        spawn: Callable[[Coroutine[Any, Any, Any], object], object],
+    ) -> None:
+        self._board = board
+        self._peers = peers
+        self.cache = cache
+        self._owner = owner
+        self._engine = engine
+        self._readers = readers
+        self._clock = clock
+        self._urgent = urgent
+        self._spawn = spawn
+        self._saving: dict[int, list[int]] = {}
+        self._taking: dict[int, tuple[Saving, asyncio.Future[SavedState | None]]] = {}
+        self._numbers = 0
+        state = engine.capabilities.state
+        self._spacing = (
+            snapshot_spacing(
+                cache.policy,
+                snapshot_bytes=state.snapshot_bytes,
+                token_bytes=state.token_bytes,
+            )
+            if state is not None and state.snapshot
+            else 0
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether rows are on their way into the cache."""
+        return bool(self._saving)
+
+    # Before a request
+
+    def must_wait(self, job: Job) -> bool:
+        """Whether rows that this request could use are just being saved; asked once a turn.
+
+        The wait ends by `Kept`, or by `WaitedEnough`.
+        """
+        limit = self.cache.policy.session_resume_wait_ms / 1e3
+        if job.waited or not self._saving or not self.cache.enabled or limit <= 0:
+            return False
+        tokens = list(job.tokens or ())
+        if not any(saved[:_SHARED] == tokens[:_SHARED] for saved in self._saving.values()):
+            return False
+        if job.wait_timer is None:
+            job.wait_timer = self._clock.call_later(limit, lambda: self._urgent(WaitedEnough(job)))
+        return True
+
+    def restore(self, job: Job, prefill_rate: float) -> bool:
+        """Begin to restore what the cache has of a prompt; False: it has nothing worth it."""
+        tokens, request = job.tokens, job.request
+        if tokens is None or not self.cache.enabled:
+            return False
+        hit = self.cache.find(
+            tokens, salt=request.cache_salt, exact=request.exact, resume=request.parent_key
+        )
+        if hit is None or (not hit.resumed and not self.cache.worth(hit, prefill_rate)):
+            self.cache.count("misses")
+            return False
+        index = self._board.index
+        reader = self.cache.take(hit, self._clock.now())
+
+        def read() -> Frame:
+            frame = self._engine.frame(_SEQ, hit.tokens)
+            reader.fill(frame)
+            return frame
+
+        tag = RowsRead(job, hit, reader, index, self._clock.now())
+        self._spawn(self._readers.run(read), tag)
+        return True
+
+    def rows_read(
+        self, tag: RowsRead, frame: Frame | None, error: BaseException | None, *, wanted: bool
+    ) -> bool:
+        """The rows of a hit were read, or not; False: the request goes on without them."""
+        tag.index.unpin(tag.hit.all_rows)
+        if frame is None or error is not None:
+            self._unreadable(error)
+            return False
+        if not wanted:
+            return True
+        start = Restored(
+            tokens=tag.hit.tokens,
+            pure_end=_pure_end(tag.hit) if self.cache.exact else 0,
+            logits=tag.reader.logits if tag.hit.exact else None,
+            resumed=tag.hit.resumed and not tag.hit.pure,
+            tier=max(tag.reader.tiers, key=TIERS.index, default=None),
+            seconds=self._clock.now() - tag.since,
+        )
+        hot = tuple(
+            row
+            for row in tag.hit.all_rows
+            if row.hits >= _HOT and "ram" in self.cache.policy.tiers and "ram" not in row.tiers
+        )
+        if hot:
+            self._peers.tell_arbiter(Promote(hot))
+        kind = "resume" if tag.hit.resumed else "exact" if tag.hit.exact else "partial"
+        self.cache.count(f"hits_{kind}")
+        self.cache.count("restored_bytes", tag.reader.n_bytes)
+        self.cache.count("restore_total_ns", int(start.seconds * 1e9))
+        try:
+            self._owner.run(
+                lambda engine: engine.restore(_SEQ, frame),
+                lambda _, wrong: self._urgent(RestoreDone(tag.job, start, wrong)),
+            )
+        except EngineError as down:
+            self._urgent(RestoreDone(tag.job, start, down))
+        return True
+
+    def _unreadable(self, error: BaseException | None) -> None:
+        self.cache.count("misses")
+        if isinstance(error, Unreadable):
+            self._peers.tell_arbiter(Bad(error.row, error.tier, missing=error.missing))
+        elif error is not None and not isinstance(error, asyncio.CancelledError):
+            raise error
+
+    def stops(self, job: Job, start: Restored) -> list[int]:
+        """Where a prompt's slices must end, because a snapshot is wanted there."""
+        tokens = job.tokens
+        if not self._spacing or not self.cache.enabled or tokens is None:
+            return []
+        return snapshot_positions(start.tokens, len(tokens), self._spacing)
+
+    # During a request
+
+    def after_step(self, job: Job, generation: Generation, logits: Buffer | None) -> None:
+        """Save what a step has made worth saving."""
+        if not self.cache.enabled:
+            return
+        if generation.position <= len(generation.prompt) and not generation.tokens[1:]:
+            self._save(job, generation, "cold", logits)
+        elif continued_due(
+            self.cache.policy,
+            computed=generation.position,
+            prompt=len(generation.prompt),
+            saved_at=generation.saved_at,
+        ):
+            generation.saved_at = generation.position
+            self._save(job, generation, "continued", None)
+
+    def at_end(self, job: Job, generation: Generation, reason: Reason) -> None:
+        """Save what a request leaves, however it ended."""
+        if not self.cache.enabled or not generation.position:
+            return
+        self._save(job, generation, reason, None)
+        if generation.stored >= generation.position >= self.cache.policy.min_tokens:
+            generation.finish_key = self.cache.key(
+                generation.computed_tokens, job.request.cache_salt
+            )
+
+    async def hand_over(self) -> None:
+        """Wait until what was being saved is in the arbiter's hands: the model is ending.
+
+        Its actor hears of nothing any more, so what the lane took out is handed on here. What the
+        arbiter had been offered already, it has by now.
+        """
+        for saving, taken in list(self._taking.values()):
+            saved = await taken
+            if saved is not None:
+                await self.cache.offer(self._rows(saving, saved), saving.reason)
+
+    async def save_last(self, job: Job, generation: Generation) -> None:
+        """Save what an interrupted request has computed, and wait for it: the model is ending.
+
+        Of a model whose state cannot be cut, nothing: its state may be a step further by now.
+        """
+        if not self.cache.enabled or self.cache.snapshots:
+            return
+        made = self._to_save(job, generation, "shutdown", None)
+        if made is None:
+            return
+        saving, _ = made
+        done: asyncio.Future[SavedState | None] = asyncio.get_running_loop().create_future()
+        ranges = [(span.start, span.end) for span in saving.spans]
+
+        def then(saved: SavedState | None, _error: BaseException | None) -> None:
+            if not done.done():
+                done.set_result(saved)
+
+        with contextlib.suppress(EngineError):
+            self._owner.run(lambda engine: engine.save(_SEQ, ranges, snapshot=False), then)
+            saved = await done
+            if saved is not None:
+                await self.cache.offer(self._rows(saving, saved), saving.reason)
+
+    def _save(
+        self, job: Job, generation: Generation, reason: Reason, logits: Buffer | None
+    ) -> None:
+        made = self._to_save(job, generation, reason, logits)
+        if made is not None:
+            saving, snapshot = made
+            self._saving[saving.number] = saving.tokens
+            self._queue(saving, snapshot=snapshot)
+
+    def _to_save(
+        self, job: Job, generation: Generation, reason: Reason, logits: Buffer | None
+    ) -> tuple[Saving, bool] | None:
+        """What there is to save now, and whether with a snapshot; None: nothing."""
+        computed, prompt = generation.position, len(generation.prompt)
+        spans = what_to_save(
+            self.cache.policy,
+            reason,
+            computed=computed,
+            prompt=prompt,
+            pure_end=generation.pure_end if self.cache.exact else 0,
+            stored=generation.stored,
+            has_logits=logits is not None,
+        )
+        snapshot = self.cache.snapshots and self._snapshot_due(generation, reason)
+        if not spans and not snapshot:
+            return None
+        end = spans[-1].end if spans else computed
+        if not self._engine_has_rows:
+            spans = []
+        self._numbers += 1
+        saving = Saving(
+            number=self._numbers,
+            tokens=generation.computed_tokens[: computed if snapshot else end],
+            spans=tuple(spans),
+            pure_end=generation.pure_end if self.cache.exact else 0,
+            salt=job.request.cache_salt,
+            reason=reason,
+            logits=logits,
+        )
+        generation.created += max(end - max(generation.stored, 0), 0)
+        generation.stored = max(generation.stored, computed if snapshot else end)
+        return saving, snapshot
+
+    @property
+    def _engine_has_rows(self) -> bool:
+        state = self._engine.capabilities.state
+        return state is not None and bool(state.layers)
+
+    def _snapshot_due(self, generation: Generation, reason: Reason) -> bool:
+        """Whether a state that cannot be cut is to be kept whole at this length."""
+        if generation.position < self.cache.policy.min_tokens:
+            return False
+        if reason != "cold":
+            return generation.stored < generation.position or generation.position > len(
+                generation.prompt
+            )
+        at_end = generation.position == len(generation.prompt)
+        return at_end or generation.position % self._engine.capabilities.granule == 0
+
+    def _queue(self, saving: Saving, *, snapshot: bool) -> None:
+        ranges = [(span.start, span.end) for span in saving.spans]
+
+        taken: asyncio.Future[SavedState | None] = asyncio.get_running_loop().create_future()
+        self._taking[saving.number] = (saving, taken)
+
+        def work(engine: Engine) -> SavedState:
+            return engine.save(_SEQ, ranges, snapshot=snapshot)
+
+        def then(saved: SavedState | None, wrong: BaseException | None) -> None:
+            if not taken.done():
+                taken.set_result(saved)
+            self._urgent(SaveDone(saving, saved, wrong))
+
+        try:
+            self._owner.run(work, then)
+        except EngineError as down:
+            then(None, down)
+
+    def save_done(
+        self, saving: Saving, saved: SavedState | None, error: BaseException | None
+    ) -> None:
+        """Rows were taken out of the sequence: hand them over."""
+        if saved is None:
+            self.kept(saving.number)
+            self.cache.count("saves_dropped", max(len(saving.spans), 1))
+            return
+        rows = self._rows(saving, saved)
+        self._spawn(self.cache.offer(rows, saving.reason), Kept(saving.number))
+
+    def _rows(self, saving: Saving, saved: SavedState) -> tuple[NewRow, ...]:
+        return self.cache.rows(
+            saving.tokens,
+            saving.spans,
+            saved,
+            salt=saving.salt,
+            pure_end=saving.pure_end,
+            logits=saving.logits,
+        )
+
+    def kept(self, number: int) -> None:
+        """The arbiter has the rows, or has refused them."""
+        self._saving.pop(number, None)
+        self._taking.pop(number, None)
+
+
+def _pure_end(hit: Hit) -> int:
+    """Up to where the restored state was computed by the exact-slicing rule from 0 on."""
+    if hit.pure:
+        return hit.tokens
+    boundary = min(hit.all_rows[-1].pure_end, hit.tokens)
+    # A resumed stream keeps the boundary that it had. For another prompt, the rows behind the
+    # last multiple of the granule were computed as the end of a prompt that is not this one.
+    return boundary if hit.resumed else boundary - boundary % GRANULE

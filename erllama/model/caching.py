@@ -1,0 +1,269 @@
+"""A model's use of the KV cache: what to look for, what to restore, what to keep.
+
+Made when the model is loaded, used by its actor only.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from erllama.backend.base import Buffer, Engine, SavedState
+from erllama.cache import (
+    CachePolicy,
+    Hit,
+    KvLayout,
+    LayerKv,
+    Query,
+    Rope,
+    RowMeta,
+    block_key,
+    chain,
+    chain_key,
+    namespace,
+    token_bytes,
+    worth_restoring,
+)
+from erllama.cache.board import Board
+from erllama.cache.key import TOKEN_BYTES
+from erllama.cache.messages import NewRow, Offer
+from erllama.cache.peers import Peers
+from erllama.cache.policy import Cost, Reason, Span
+from erllama.cache.reader import Reader
+from erllama.cache.row import Form
+from erllama.config import ContextConfig
+from erllama.errors import Busy, ErllamaError
+
+_SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS")
+
+
+def kv_layout(engine: Engine, context: ContextConfig) -> KvLayout:
+    """Everything beside the model's bytes that changes what rows mean, from what an engine says."""
+    info, capabilities = engine.info, engine.capabilities
+    layers = capabilities.state.layers if capabilities.state is not None else ()
+    return KvLayout(
+        layers=tuple(
+            LayerKv(i, str(layer.k_type), layer.k_bytes, str(layer.v_type), layer.v_bytes)
+            for i, layer in enumerate(layers)
+        ),
+        family=capabilities.family,
+        n_head=info.n_head,
+        n_head_kv=info.n_head_kv,
+        n_embd=info.n_embd,
+        flash_attn=bool(info.flash_attn),
+        unified=context.kv_unified,
+        swa_full=context.swa_full,
+        rope=Rope(
+            scaling=context.rope_scaling or "model",
+            freq_base=context.rope_freq_base or 0.0,
+            freq_scale=context.rope_freq_scale or 0.0,
+            n_ctx_orig=_rope_context(engine, context),
+        ),
+        build=info.backend,
+        system=info.devices,
+        switches=tuple((name, os.environ[name]) for name in _SWITCHES if name in os.environ),
+    )
+
+
+def _rope_context(engine: Engine, context: ContextConfig) -> int:
+    """Where the length of the context chooses the rope factors (LongRoPE), that length."""
+    longrope = context.rope_scaling == "longrope" or "phi3" in engine.info.architecture
+    return engine.capabilities.n_ctx if longrope else 0
+
+
+class ModelCache:
+    """The cache as one loaded model sees it."""
+
+    def __init__(
+        self,
+        board: Board,
+        peers: Peers,
+        policy: CachePolicy,
+        *,
+        engine: Engine,
+        context: ContextConfig,
+        fingerprint: str,
+    ) -> None:
+        self._board = board
+        self._peers = peers
+        self.policy = policy
+        self._fingerprint = fingerprint
+        self._layout = kv_layout(engine, context)
+        self._name = engine.info.name[:64]
+        self._threads = engine.info.n_threads
+        self._n_vocab = engine.info.n_vocab
+        state = engine.capabilities.state
+        self.enabled = policy.enabled and state is not None
+        self.snapshots = state is not None and state.snapshot
+        self.exact = state is not None and state.exact
+        self._token_bytes = state.token_bytes if state is not None else 0
+        self._granule = engine.capabilities.granule
+        self._namespaces: dict[str, bytes] = {}
+
+    def namespace(self, salt: str) -> bytes:
+        """The root of all keys for requests with this `cache_salt`."""
+        known = self._namespaces.get(salt)
+        if known is None:
+            if len(self._namespaces) > 1_000:
+                self._namespaces.clear()
+            known = self._namespaces[salt] = namespace(
+                fingerprint=self._fingerprint, layout=self._layout, salt=salt
+            )
+        return known
+
+    # Reading
+
+    def find(
+        self, tokens: array.array[int], *, salt: str, exact: bool, resume: str | None
+    ) -> Hit | None:
+        """The rows that a prompt can begin with."""
+        if not self.enabled:
+            return None
+        query = Query(
+            namespace=self.namespace(salt),
+            tokens=token_bytes(tokens),
+            threads=self._threads,
+            exact=exact,
+            snapshots=self.snapshots,
+            resume=bytes.fromhex(resume) if resume else None,
+            block_tokens=self.policy.block_tokens,
+            granule=self._granule,
+        )
+        return self._board.index.lookup(query)
+
+    def worth(self, hit: Hit, prefill_rate: float) -> bool:
+        """The cost gate: whether reading the rows takes less time than computing them."""
+        costs: dict[float, int] = {}
+        for row in hit.all_rows:
+            rate = self._board.bytes_per_s[row.tiers[0]] if row.tiers else 0.0
+            costs[rate] = costs.get(rate, 0) + row.size
+        return worth_restoring(
+            self.policy,
+            hit.tokens,
+            [Cost(size, rate) for rate, size in costs.items()],
+            prefill_tokens_per_s=prefill_rate,
+        )
+
+    def take(self, hit: Hit, now: float) -> Reader:
+        """Pin and touch the rows of a hit; what reads them."""
+        index = self._board.index
+        index.pin(hit.all_rows)
+        index.touch(hit.all_rows, now)
+        return Reader(self._board, hit, n_vocab=self._n_vocab)
+
+    def leave(self, hit: Hit, index: Any) -> None:
+        """Unpin the rows of a hit, in the index where they were pinned."""
+        index.unpin(hit.all_rows)
+
+    @property
+    def index(self) -> Any:
+        """The index now; another one after a crash of the arbiter."""
+        return self._board.index
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Raise a counter of `CacheCounters`."""
+        self._board.counts.add(name, n)
+
+    # Writing
+
+    def rows(
+        self,
+        tokens: Sequence[int],
+        spans: Sequence[Span],
+        saved: SavedState,
+        *,
+        salt: str,
+        pure_end: int,
+        logits: Buffer | None,
+    ) -> tuple[NewRow, ...]:
+        """What was taken out of a sequence, as rows.
+
+        Args:
+            tokens: those that the sequence held.
+            spans: the rows that `saved.rows` are, in order.
+            pure_end: of the sequence, for a snapshot.
+            logits: of the last token, if they are known.
+        """
+        chunk = _Chain(self.namespace(salt), tokens, self.policy.block_tokens)
+        made = []
+        for span, rows in zip(spans, saved.rows, strict=False):
+            is_tail = span.form == "tail" and logits is not None
+            meta = self._meta(
+                chunk,
+                span.start,
+                span.end,
+                form="tail" if is_tail else "block",
+                pure_end=span.pure_end,
+                token_bytes=self._token_bytes,
+                n_logits=self._n_vocab if is_tail else 0,
+            )
+            made.append(NewRow(meta, (rows, logits) if is_tail else (rows,)))
+        if saved.snapshot is not None:
+            end = len(tokens)
+            block = self.policy.block_tokens
+            meta = self._meta(
+                chunk,
+                (end - 1) // block * block,
+                end,
+                form="snapshot",
+                pure_end=min(pure_end, end),
+                token_bytes=0,
+                n_logits=0 if logits is None else self._n_vocab,
+                whole=self._token_bytes == 0,
+            )
+            parts = (saved.snapshot,) if logits is None else (saved.snapshot, logits)
+            made.append(NewRow(meta, parts))
+        return tuple(made)
+
+    async def offer(self, rows: tuple[NewRow, ...], reason: Reason) -> None:
+        """Hand rows to the arbiter; they are dropped if it is down or its mailbox is full."""
+        arbiter = self._peers.arbiter
+        try:
+            if arbiter is None:
+                raise Busy("the arbiter is down")
+            await arbiter.call(Offer(rows, reason, self.policy.tiers, self.policy.write_through))
+        except ErllamaError:
+            self.count("saves_dropped", len(rows))
+
+    def key(self, tokens: Sequence[int], salt: str) -> str:
+        """The key that stands for `tokens`, in hex: a `finish_key`."""
+        return chain_key(self.namespace(salt), tokens, self.policy.block_tokens).hex()
+
+    def _meta(
+        self, chunk: _Chain, start: int, end: int, *, form: Form, pure_end: int, **fields: Any
+    ) -> RowMeta:
+        # mixed rows, and a tail of one row, are computed by kernels that split by threads
+        by_threads = pure_end != end or end % self._granule == 1
+        parent, own, key = chunk.link(start, end)
+        return RowMeta(
+            namespace=chunk.root,
+            parent=parent,
+            key=key,
+            form=form,
+            start=start,
+            tokens=own,
+            pure_end=pure_end,
+            threads=self._threads if by_threads else 0,
+            model=self._name,
+            **fields,
+        )
+
+
+class _Chain:
+    """The keys of a context's blocks."""
+
+    def __init__(self, root: bytes, tokens: Sequence[int], block_tokens: int) -> None:
+        self.root = root
+        self._flat = token_bytes(array.array("i", tokens))
+        self._block_tokens = block_tokens
+        self._links = list(chain(root, self._flat, block_tokens))
+
+    def link(self, start: int, end: int) -> tuple[bytes, bytes, bytes]:
+        """Parent key, tokens and key of a row from `start`, where a block begins, to `end`."""
+        parent, own, key = self._links[start // self._block_tokens]
+        if len(own) == TOKEN_BYTES * (end - start):
+            return parent, own, key
+        own = self._flat[TOKEN_BYTES * start : TOKEN_BYTES * end]
+        return parent, own, block_key(parent, own)

@@ -1,0 +1,108 @@
+"""Rows are found by what they are: any change that gives them another meaning is a miss."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cache_exact.room import PLAIN, Case, room
+from tests.models import TINY, cached_model
+
+CASE = PLAIN[2]
+LENGTH = 300
+
+
+async def read_after(
+    case: Case, tmp_path: Path, *, request: dict[str, Any] | None = None, **options: Any
+) -> int:
+    """Save a prompt, load the model again with other options; how many tokens are found then."""
+    async with room(cache_dir=str(tmp_path)) as here:
+        seat = await here.load(case)
+        await seat.ask(seat.prompt(LENGTH), 2)
+    async with room(cache_dir=str(tmp_path)) as here:
+        seat = await here.load(case, **options)
+        answer = await seat.ask(seat.prompt(LENGTH), 2, **(request or {}))
+        return answer.completion.cache.read
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_ctx": 2_048},
+        {"n_batch": 128, "n_ubatch": 64},
+        {"n_ubatch": 256},
+        {"max_queue": 7},
+        {"n_threads": 2},
+        {"n_threads_batch": 2},
+        {"use_mmap": False},
+        {"model_id": "another name"},
+    ],
+    ids=str,
+)
+async def test_rows_serve_a_context_that_computes_the_same_numbers(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    assert await read_after(CASE, tmp_path, **options) == LENGTH
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flash_attn": False},
+        {"type_k": "q8_0"},
+        {"type_v": "q8_0"},
+        {"type_k": "f32"},
+        {"type_k": "bf16", "type_v": "bf16"},
+        {"kv_unified": True},
+        {"rope_freq_base": 20_000.0},
+        {"rope_freq_scale": 0.5},
+        {"rope_scaling": "yarn", "rope_freq_scale": 0.5},
+        {"fingerprint_mode": "gguf_chunked"},
+        {"request": {"cache_salt": "tenant"}},
+    ],
+    ids=str,
+)
+async def test_rows_of_another_meaning_are_never_found(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    assert await read_after(CASE, tmp_path, **options) == 0
+
+
+async def test_other_weights_under_the_same_name_never_hit(tmp_path: Path) -> None:
+    """A file that is replaced by one of another seed: same path, same size, other bytes."""
+    path = tmp_path / "model.gguf"
+    reads = []
+    for seed in (0, 1, 0):
+        shutil.copyfile(cached_model(TINY, "Q8_0", seed), path)
+        async with room(cache_dir=str(tmp_path / "cache")) as here:
+            model = await here.runtime.load_model(path, n_ctx=512, n_threads=1)
+            prompt = [20 + 7 * i % 400 for i in range(LENGTH)]
+            answer = await model.complete(prompt, max_tokens=2, temperature=0)
+            reads.append(answer.cache.read)
+    assert reads == [0, 0, LENGTH]
+
+
+async def test_a_salt_is_a_wall_on_both_sides() -> None:
+    async with room() as here:
+        seat = await here.load(CASE)
+        prompt = seat.prompt(LENGTH)
+        one = await seat.ask(prompt, 20, cache_salt="one")
+        other = await seat.ask([*one.context, 300], 2, cache_salt="other", parent_key=one.key)
+        own = await seat.ask([*one.context, 300], 2, cache_salt="one", parent_key=one.key)
+    assert other.completion.cache.read == 0
+    assert own.completion.cache.read == LENGTH + 19
+
+
+async def test_mixed_rows_of_another_number_of_threads_are_left_alone(tmp_path: Path) -> None:
+    async with room(cache_dir=str(tmp_path)) as here:
+        seat = await here.load(CASE)
+        first = await seat.ask(seat.prompt(LENGTH), 60)
+    async with room(cache_dir=str(tmp_path)) as here:
+        seat = await here.load(CASE, n_threads=2)
+        answer = await seat.ask([*first.context, 300], 2, parent_key=first.key)
+    assert answer.completion.cache.read == LENGTH // 64 * 64
+    assert answer.completion.cache.pure
