@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from erllama.cache.policy import CachePolicy
 from erllama.checked import Checked, describe
 from erllama.config import ContextConfig, ModelConfig, RuntimeConfig
 from erllama.model.request import Request
@@ -19,6 +20,7 @@ STRUCTS: dict[str, type[Checked]] = {
     "of `Runtime(...)`": RuntimeConfig,
     "of `load_model(...)`: weights": ModelConfig,
     "of `load_model(...)`: context": ContextConfig,
+    "of `load_model(...)`: what is kept in the KV cache": CachePolicy,
     "of `complete(...)` and `stream(...)`": Request,
     "of `complete(...)` and `stream(...)`: sampling": SamplingParams,
 }
