@@ -103,7 +103,12 @@ Event = Text | PrefillProgress | Done
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A model and the context it runs in. Sizes in bytes, lengths in tokens."""
+    """A model and the context it runs in. Sizes in bytes, lengths in tokens.
+
+    `cached_as` says how its state is kept in the KV cache: `rows`, cut at any token;
+    `rows+snapshots` and `snapshots`, which are taken at some places only; `none`, not at all.
+    `exact`: pure rows continue bit for bit as a cold run (docs/exact-slicing.md).
+    """
 
     id: str
     path: str
@@ -131,6 +136,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     can_generate: bool
     can_abort: bool
     granule: int
+    cached_as: Literal["rows", "rows+snapshots", "snapshots", "none"]
+    exact: bool
     chat_template: str | None
     bos_token: str
     eos_token: str

@@ -110,8 +110,8 @@ class CacheWork:
         limit = self.cache.policy.session_resume_wait_ms / 1e3
         if job.waited or not self._saving or not self.cache.enabled or limit <= 0:
             return False
-        tokens = list(job.tokens or ())
-        if not any(saved[:_SHARED] == tokens[:_SHARED] for saved in self._saving.values()):
+        begin = list((job.tokens or [])[:_SHARED])
+        if not any(saved[:_SHARED] == begin for saved in self._saving.values()):
             return False
         if job.wait_timer is None:
             job.wait_timer = self._clock.call_later(limit, lambda: self._urgent(WaitedEnough(job)))

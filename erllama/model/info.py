@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from erllama.backend.base import Engine
+from erllama.backend.base import Engine, StateCapabilities
 from erllama.types import ModelInfo
 
 
@@ -22,5 +24,17 @@ def model_info(model_id: str, path: str, fingerprint: str, engine: Engine) -> Mo
         can_generate=capabilities.generate,
         can_abort=capabilities.abort,
         granule=capabilities.granule,
+        cached_as=_cached_as(capabilities.state),
+        exact=capabilities.state is not None and capabilities.state.exact,
         **msgspec.structs.asdict(engine.info),
     )
+
+
+def _cached_as(
+    state: StateCapabilities | None,
+) -> Literal["rows", "rows+snapshots", "snapshots", "none"]:
+    if state is None:
+        return "none"
+    if not state.snapshot:
+        return "rows"
+    return "rows+snapshots" if state.layers else "snapshots"

@@ -138,8 +138,13 @@ def load_and_draw(path: str) -> str:
     return f"{outcome.status}: {outcome.detail}"
 
 
-def load_bare(path: str) -> str:
-    """Load a file and decode a token, with llama.cpp alone."""
+def load_all(paths: list[str]) -> list[tuple[str, str]]:
+    """For each file: how llama.cpp alone ended, and what erllama says, all in one process."""
+    ends = [_load_bare(path) for path in paths]  # first, as a fork must not inherit a computation
+    return list(zip(ends, [load_and_draw(path) for path in paths], strict=True))
+
+
+def _load_bare(path: str) -> str:
     lib = llama()
 
     def load() -> None:

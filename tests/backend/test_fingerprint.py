@@ -141,7 +141,12 @@ def test_hashing_reports_progress_over_all_files(tmp_path: pathlib.Path) -> None
     for path in paths:
         path.write_bytes(bytes(PIECE + 1))
     shares: list[float] = []
-    safe_fingerprint(paths, FileHashes(), lambda share: shares.append(share) is None)
+
+    def note(share: float) -> bool:
+        shares.append(share)
+        return True
+
+    safe_fingerprint(paths, FileHashes(), note)
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == 1
@@ -248,8 +253,8 @@ def test_samples_are_blind_between_the_ends_as_documented(model: pathlib.Path) -
 def test_each_mode_has_its_own_fingerprint(model: pathlib.Path, mode: str) -> None:
     word = "mine" if mode == "fast_unsafe" else None
     config = ModelConfig(fingerprint_mode=mode, fingerprint=word)  # type: ignore[arg-type]
-    found = LlamaBackend().open(str(model), config, ContextConfig()).fingerprint(
-        FileHashes(), go_on
+    found = (
+        LlamaBackend().open(str(model), config, ContextConfig()).fingerprint(FileHashes(), go_on)
     )
     expected = {
         "safe": hashlib.sha256(model.read_bytes()).hexdigest(),

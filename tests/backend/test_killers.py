@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pathlib
 
-import pytest
-
 from tests.backend import killers
 from tests.models import (
     KILLED_AT_DECODE,
@@ -53,15 +51,18 @@ def test_an_encoder_asked_to_generate_is_refused() -> None:
 def test_weights_that_are_not_numbers_fail_the_step_and_not_the_process(
     tmp_path: pathlib.Path,
 ) -> None:
-    path = break_model(cached_model(TINY, "F32"), tmp_path / "nan.gguf", "nan_weights")
+    path = break_model(cached_model(TINY), tmp_path / "nan.gguf", "nan_weights")
     said = run_child(killers.load_and_draw, str(path), env=ENV).value
     assert said.startswith("failed: the logits are not finite")
 
 
-@pytest.mark.parametrize("how", sorted(KILLED_AT_LOAD | KILLED_AT_DECODE))
-def test_a_file_that_kills_llama_cpp_is_refused(tmp_path: pathlib.Path, how: str) -> None:
-    path = break_model(cached_model(TINY, "F32"), tmp_path / "broken.gguf", how)
-    said = run_child(killers.load_and_draw, str(path), env=ENV).value
-    assert said.startswith(f"ModelLoadError: {path}: ")
-    assert "again" in said or "convert" in said
-    assert run_child(killers.load_bare, str(path), env=ENV).value in ("SIGABRT", "SIGSEGV")
+def test_files_that_kill_llama_cpp_are_refused(tmp_path: pathlib.Path) -> None:
+    kinds = sorted(KILLED_AT_LOAD | KILLED_AT_DECODE)
+    source = cached_model(TINY)
+    paths = [str(break_model(source, tmp_path / f"{how}.gguf", how)) for how in kinds]
+    for path, (end, said) in zip(
+        paths, run_child(killers.load_all, paths, env=ENV).value, strict=True
+    ):
+        assert said.startswith(f"ModelLoadError: {path}: ")
+        assert "again" in said or "convert" in said
+        assert end in ("SIGABRT", "SIGSEGV"), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -176,7 +177,7 @@ async def test_owners_take_turns_by_the_time_they_use(
     gate = Gate()
     held = lane.submit("gate", gate)
     await gate.wait_entered()
-    monkeypatch.setattr(lane_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     jobs = [lane.submit("slow", job("slow", 3.0)) for _ in range(3)]
     jobs += [lane.submit("fast", job("fast", 1.0)) for _ in range(9)]
     gate.go_on.set()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from erllama.actor import start
+from erllama.actor import Ref, start
 from erllama.actor.childspec import ChildSpec
 from erllama.actor.supervisor import Supervisor
 from erllama.backend.lane import Lane
@@ -15,16 +16,40 @@ from erllama.errors import EngineCrashed
 from tests.backend.test_lane import go_down, lane_threads
 
 
+async def started(lane: Lane) -> Ref:
+    return await start(Supervisor([ChildSpec("lane", lambda: LaneActor(lane))]), name="root")
+
+
+async def crash_and_recover(*lanes: Lane) -> None:
+    """Make the thread go down; return when each lane heard of it and is up again."""
+    heard = [watch(lane) for lane in lanes]
+    with pytest.raises(EngineCrashed):
+        await lanes[0].submit(1, go_down)
+    for event in heard:
+        await event.wait()
+    for lane in lanes:
+        await lane.wait_up()
+
+
+def watch(lane: Lane) -> asyncio.Event:
+    heard = asyncio.Event()
+    tell: Callable[[BaseException], object] | None = lane.on_down
+    assert tell is not None
+
+    def note(reason: BaseException) -> None:
+        tell(reason)
+        heard.set()
+
+    lane.on_down = note
+    return heard
+
+
 async def test_a_lane_that_went_down_comes_back_as_another_thread() -> None:
     lane = Lane()
-    root = await start(Supervisor([ChildSpec("lane", lambda: LaneActor(lane))]), name="root")
+    root = await started(lane)
     generation = lane.status().generation
     before = await lane.submit(1, lane_threads)
-    with pytest.raises(EngineCrashed):
-        await lane.submit(1, go_down)
-    while lane.status().generation == generation:
-        await asyncio.sleep(0)
-    await lane.wait_up()
+    await crash_and_recover(lane)
     assert lane.status().generation == generation + 1
     after = await lane.submit(1, lane_threads)
     assert len(before) == len(after) == 1
@@ -36,20 +61,11 @@ async def test_a_lane_that_went_down_comes_back_as_another_thread() -> None:
 
 async def test_two_runtimes_keep_one_thread_when_it_goes_down() -> None:
     lanes = [Lane(), Lane()]
-    roots = [
-        await start(
-            Supervisor([ChildSpec("lane", lambda lane=lane: LaneActor(lane))]),  # type: ignore[misc]
-            name="root",
-        )
-        for lane in lanes
-    ]
+    roots = [await started(lane) for lane in lanes]
     generation = lanes[0].status().generation
-    with pytest.raises(EngineCrashed):
-        await lanes[0].submit(1, go_down)
-    while lanes[0].status().generation == generation:
-        await asyncio.sleep(0)
+    await crash_and_recover(*lanes)
+    assert lanes[0].status().generation == generation + 1
     for lane in lanes:
-        await lane.wait_up()
         assert len(await lane.submit(1, lane_threads)) == 1
     await roots[0].stop()
     assert len(lane_threads()) == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-
 import threading
 
 import pytest
@@ -15,7 +14,6 @@ from erllama.backend.workers import LOWEST, Workers
 
 def own_nice() -> int:
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
 
 
 async def test_workers_run_at_the_lowest_priority_and_nobody_else() -> None:
@@ -40,22 +38,22 @@ async def test_workers_hand_on_results_and_errors() -> None:
 async def test_only_so_many_work_at_once() -> None:
     workers = Workers(threads=2)
     inside, most, lock, go_on = 0, 0, threading.Lock(), threading.Event()
-    both = threading.Barrier(2)
+    both = threading.Event()
 
-    def work(first: bool) -> None:
+    def work() -> None:
         nonlocal inside, most
         with lock:
             inside += 1
             most = max(most, inside)
-        if first:
-            both.wait()
-            go_on.wait()
+            if inside == 2:
+                both.set()
+        go_on.wait(5)
         with lock:
             inside -= 1
 
-    jobs = [asyncio.ensure_future(workers.run(lambda i=i: work(i < 2))) for i in range(6)]  # type: ignore[misc]
-    while both.n_waiting or most < 2:
-        await asyncio.sleep(0)
+    jobs = [asyncio.ensure_future(workers.run(work)) for _ in range(6)]
+    await asyncio.sleep(0)
+    await asyncio.get_running_loop().run_in_executor(None, both.wait)
     go_on.set()
     await asyncio.gather(*jobs)
     assert most == 2

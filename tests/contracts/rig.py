@@ -165,8 +165,6 @@ class Rig:
             await self.on_lane(engine.close)
 
 
-def slice_of(
-    tokens: Sequence[int], *, seq: int = 0, pos: int = 0, logits: bool = True
-) -> Prefill:
+def slice_of(tokens: Sequence[int], *, seq: int = 0, pos: int = 0, logits: bool = True) -> Prefill:
     """A prefill slice."""
     return Prefill(seq, pos, array.array("i", tokens), logits)

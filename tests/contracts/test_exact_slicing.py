@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.models.cache import AnyQuant
 
 TOKENS = [3 + 11 * i % 241 for i in range(470)]
 CUTS = ([64], [128, 256], [64, 128, 192, 256, 320, 384, 448], [448], [192, 448])
-CONTEXT = {"n_ctx": 512, "n_seq_max": 2, "n_batch": 512, "n_ubatch": 256}
+CONTEXT: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 2, "n_batch": 512, "n_ubatch": 256}
 
 
 async def logits_of(rig: Rig, engine: Engine, row: int) -> bytes:

@@ -86,4 +86,3 @@ async def test_an_old_number_does_not_stop_a_decode_in_flight(
     outcome = await llama_rig.step(engine, number=500, prefill=slice_of(TOKENS))
     assert (outcome.status, outcome.positions) == ("done", {0: 448})
     assert counting.calls > 5
-

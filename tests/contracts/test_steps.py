@@ -52,9 +52,7 @@ async def test_greedy_is_the_same_every_time(rig: Rig) -> None:
 
 async def test_greedy_ignores_the_seed(rig: Rig) -> None:
     engine = await rig.load()
-    assert await rig.generate(engine, PROMPT, seed=1) == await rig.generate(
-        engine, PROMPT, seed=99
-    )
+    assert await rig.generate(engine, PROMPT, seed=1) == await rig.generate(engine, PROMPT, seed=99)
 
 
 async def test_two_engines_of_one_file_agree(rig: Rig) -> None:
@@ -80,8 +78,7 @@ async def test_another_seed_draws_another_token(rig: Rig) -> None:
 async def test_the_largest_seed_is_a_seed(rig: Rig) -> None:
     engine = await rig.load()
     drawn = {
-        (await rig.prefill(engine, PROMPT, sampler=RANDOM, seed=2**32 - 2)).token
-        for _ in range(5)
+        (await rig.prefill(engine, PROMPT, sampler=RANDOM, seed=2**32 - 2)).token for _ in range(5)
     }
     assert len(drawn) == 1
 
@@ -92,8 +89,7 @@ async def test_sequences_do_not_see_each_other(rig: Rig) -> None:
     alone = [await rig.generate(engine, prompt, 6) for prompt in prompts]
     await rig.step(engine, end=(0,))
     tokens = [
-        [(await rig.prefill(engine, prompt, seq=seq)).token]
-        for seq, prompt in enumerate(prompts)
+        [(await rig.prefill(engine, prompt, seq=seq)).token] for seq, prompt in enumerate(prompts)
     ]
     for pos in range(70, 75):
         outcome = await rig.step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -37,16 +38,17 @@ async def test_text_survives_the_round_trip(rig: Rig) -> None:
 
 
 @pytest.fixture(scope="module", params=["stub", "bpe", "sentencepiece"])
-def tokenizer(request: pytest.FixtureRequest) -> Engine:
+def tokenizer(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An engine with a vocabulary only: it never computes, so it needs no lane."""
     if request.param == "stub":
-        return StubBackend().open("stub", ModelConfig(), ContextConfig()).warm_up()
+        yield StubBackend().open("stub", ModelConfig(), ContextConfig()).warm_up()
+        return
     path = cached_model(TINY if request.param == "bpe" else TINY_SPM)
     loading = LlamaBackend().open(str(path), ModelConfig(vocab_only=True), ContextConfig())
     loading.load(lambda _: True)
     engine = loading.warm_up()
-    request.addfinalizer(engine.close)
-    return engine
+    yield engine
+    engine.close()
 
 
 @given(text=st.text(max_size=200))
@@ -148,10 +150,17 @@ async def test_close_waits_for_those_who_read_the_vocabulary(
     reading = on_thread(read)
     reading_task = asyncio.ensure_future(reading)
     await on_thread(inside.wait)
+    waits, changed = threading.Event(), engine._readers._changed  # type: ignore[attr-defined]
+    wait_for = changed.wait_for
+
+    def note_and_wait(condition: Callable[[], bool]) -> None:
+        waits.set()
+        wait_for(condition)
+
+    monkeypatch.setattr(changed, "wait_for", note_and_wait)
     closing = lane.submit(rig.owner, close)
+    await on_thread(waits.wait)
     # The gate is shut at once, though the close itself has to wait.
-    while not engine._readers._shut:  # type: ignore[attr-defined]
-        await asyncio.sleep(0)
     with pytest.raises(EngineError, match="unloaded"):
         engine.tokenize("late", add_special=False, parse_special=False)
     assert not closed.is_set()

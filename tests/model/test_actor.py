@@ -17,8 +17,10 @@ from erllama import (
 )
 from erllama.actor.testing import settle
 from erllama.backend.base import StepPlan
+from erllama.clock import LoopClock
 from erllama.errors import DecodeFailed
 from tests.model.staging import (
+    PATIENCE_S,
     Stage,
     always,
     assert_as_new,
@@ -317,6 +319,23 @@ async def test_a_stream_that_timed_out_gives_its_text_and_then_the_error() -> No
         with pytest.raises(CallTimeout):
             await stream.result()
         assert [event async for event in stream] == []
+
+
+async def test_the_timer_of_a_request_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[asyncio.TimerHandle] = []
+    original = LoopClock.call_later
+
+    def call_later(self: LoopClock, delay: float, callback: Any) -> Any:
+        timer: Any = original(self, delay, callback)
+        if delay > PATIENCE_S:
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(LoopClock, "call_later", call_later)
+    async with Stage().model() as model:
+        await model.complete("hello", max_tokens=1, timeout=10 * PATIENCE_S)
+        await model.stream("hello", timeout=10 * PATIENCE_S).cancel()
+        assert [timer.cancelled() for timer in timers] == [True]
 
 
 # An engine that refuses

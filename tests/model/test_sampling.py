@@ -11,6 +11,7 @@ import pytest
 from erllama import EngineCrashed, Model, Runtime, Text
 from erllama.actor.testing import settle
 from erllama.backend.stub import StubBackend
+from erllama.sampling import draw_seed
 from tests.model.staging import PATIENCE_S, Stage, crash, running
 
 # one thread: on a busy machine, threads that wait for each other take a hundred times longer
@@ -41,6 +42,15 @@ async def test_tokens_do_not_depend_on_the_slicing(options: dict[str, Any]) -> N
     assert await stub_tokens(LONG, load={"n_batch": 64}, **options) == await stub_tokens(
         LONG, load={"n_batch": 512}, **options
     )
+
+
+async def test_each_draw_is_keyed_by_the_seed_and_the_position_of_its_token() -> None:
+    stage = Stage()
+    async with stage.model() as model:
+        await tokens(model, [1] * 70, seed=9, max_tokens=3)
+    draws = [draw.seed for plan in stage.plans for draw in plan.draws]
+    assert draws == [draw_seed(9, position) for position in (70, 71, 72)]
+    assert len(set(draws)) == 3
 
 
 async def test_tokens_do_not_depend_on_the_requests_before() -> None:

@@ -30,7 +30,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         self.queue.put(owner, self.count)
         self.model[owner].append(self.count)
 
-    @precondition(lambda self: len(self.queue))
+    @precondition(lambda self: len(self.queue) > 0)
     @rule(seconds=st.integers(0, 5))
     def get_and_charge(self, seconds: int) -> None:
         owner, job = self.queue.get()
@@ -70,11 +70,11 @@ def test_busy_owners_use_the_same_time_up_to_one_job(durations: list[int], turns
     for owner in range(len(durations)):
         queue.put(owner, None)
     for _ in range(turns):
-        owner, _ = queue.get()
-        assert isinstance(owner, int)
-        queue.put(owner, None)
-        queue.charge(owner, durations[owner])
-        used[owner] += durations[owner]
+        turn, _ = queue.get()
+        assert isinstance(turn, int)
+        queue.put(turn, None)
+        queue.charge(turn, durations[turn])
+        used[turn] += durations[turn]
     assert max(used) - min(used) <= max(durations)
 
 
