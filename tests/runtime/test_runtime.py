@@ -23,7 +23,8 @@ from erllama import (
 )
 from erllama.actor import kill
 from erllama.actor.testing import settle
-from erllama.backend.stub import StubBackend
+from erllama.backend.base import Progress
+from erllama.backend.stub import StubBackend, StubLoading
 from tests.model.staging import (
     PATIENCE_S,
     Stage,
@@ -347,6 +348,30 @@ async def test_a_load_that_is_cancelled_frees_what_it_had(monkeypatch: pytest.Mo
     assert discarded == ["a.gguf"]
 
 
+async def test_a_load_that_is_cancelled_is_told_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: asyncio.Queue[bool] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    original = StubLoading.load
+
+    def load(self: StubLoading, progress: Progress) -> None:
+        original(self, lambda _: True)
+        loop.call_soon_threadsafe(heard.put_nowait, progress(0.5))
+
+    monkeypatch.setattr(StubLoading, "load", load)
+    stage = Stage()
+    async with stage.runtime() as runtime:
+        stage.pause_loading()
+        loading = asyncio.create_task(runtime.load_model("a.gguf"))
+        await stage.load_held.wait()
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        stage.resume()
+        assert await heard.get() is False
+        await runtime.load_model("a.gguf")
+        assert await heard.get() is True
+
+
 @pytest.mark.parametrize("turns", [0, 1, 2, 5, 10, 20, 40, 80])
 async def test_a_load_may_be_cancelled_at_any_moment(
     turns: int, monkeypatch: pytest.MonkeyPatch
@@ -365,8 +390,6 @@ async def test_a_load_may_be_cancelled_at_any_moment(
 
 
 def count_discards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from erllama.backend.stub import StubLoading
-
     discarded: list[str] = []
     original = StubLoading.discard
 
