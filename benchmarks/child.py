@@ -11,9 +11,11 @@ stdout goes to stderr.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import random
+import statistics
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -43,6 +45,36 @@ class Orders:
         """Answer the latest order; before the first one: tell that all is ready."""
         self._sink.write(json.dumps(answer) + "\n")
         self._sink.flush()
+
+
+class Rate:
+    """Tokens per second, over as many texts as it takes: a model may end one early."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._seconds = 0.0
+        self._intervals: list[float] = []
+        self._texts: list[list[int]] = []
+
+    def seed(self, order: Order) -> int:
+        """The seed of the next prompt."""
+        return int(order["seed"]) + 1_000_003 * len(self._texts)
+
+    def add(self, text: list[int], tokens: int, times: list[float]) -> None:
+        """A text: its tokens after the first of `times`, at which its pieces came."""
+        self._texts.append(text)
+        if len(times) < 2:
+            return
+        self.tokens += tokens
+        self._seconds += times[-1] - times[0]
+        self._intervals += (after - before for before, after in itertools.pairwise(times))
+
+    def answer(self) -> Answer:
+        return {
+            "rate": self.tokens / self._seconds,
+            "interval": statistics.median(self._intervals),
+            "texts": self._texts,
+        }
 
 
 def random_prompt(length: int, seed: int, n_vocab: int) -> list[int]:

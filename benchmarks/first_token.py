@@ -81,7 +81,11 @@ def erllama_side(orders: Orders, config: Config) -> None:
 async def _erllama_side(orders: Orders, config: Config) -> None:
     import erllama
 
-    async with erllama.load(config["path"], n_ctx=config["n_ctx"]) as model:
+    async with erllama.load(
+        config["path"],
+        n_ctx=config["n_ctx"],
+        enabled=False,  # cold prompts, whatever was before
+    ) as model:
         n_vocab = model.info().n_vocab
         orders.answer({"n_vocab": n_vocab})
         while (order := await asyncio.to_thread(orders.next)) is not None:

@@ -36,7 +36,8 @@ def _measure(options: Options, model: BenchModel) -> Figure:
     ratios: list[float] = []
     rates: dict[str, list[float]] = {name: [] for name in SIDES}
     loads = 0
-    order = {"prompt": PROMPT, "count": options.times(COUNT, 8), "sampling": "greedy"}
+    count = options.times(COUNT, 8)
+    order = {"prompt": PROMPT, "count": count, "at_least": 3 * count // 4, "sampling": "greedy"}
     for round_ in range(options.rounds_or(3)):
         with sides(
             dict.fromkeys(SIDES, f"{__name__}:erllama_side"),
@@ -48,7 +49,7 @@ def _measure(options: Options, model: BenchModel) -> Figure:
                 if turn == 0:
                     continue
                 for name, answer in got.items():
-                    rates[name].append(answer["tokens"] / answer["seconds"])
+                    rates[name].append(answer["rate"])
                 ratios.append(rates["company"][-1] / rates["alone"][-1])
                 loads += got["company"]["loads"]
     return Figure(

@@ -139,7 +139,9 @@ async def _ticking_side(orders: Orders, config: Config) -> None:
         copy = pathlib.Path(shutil.copy(config["path"], folder))
         async with erllama.Runtime() as runtime:
             if config["side"] in ("load", "prefill", "decode"):
-                await runtime.load_model(config["path"], model_id="m", n_ctx=config["n_ctx"])
+                await runtime.load_model(
+                    config["path"], model_id="m", n_ctx=config["n_ctx"], enabled=False
+                )
             orders.answer({})
             while (order := await asyncio.to_thread(orders.next)) is not None:
                 ticker.late.clear()
@@ -156,7 +158,7 @@ async def _first(
     runtime: Any, ticker: Ticker, config: Config, copy: pathlib.Path, _seed: int
 ) -> None:
     with ticker:
-        await runtime.load_model(copy, model_id="copy", n_ctx=config["n_ctx"])
+        await runtime.load_model(copy, model_id="copy", n_ctx=config["n_ctx"], enabled=False)
 
 
 async def _load(
@@ -166,7 +168,9 @@ async def _load(
     with ticker:
         while time.perf_counter() < until:
             os.utime(copy)  # its hash is not remembered any more
-            model = await runtime.load_model(copy, model_id="copy", n_ctx=config["n_ctx"])
+            model = await runtime.load_model(
+                copy, model_id="copy", n_ctx=config["n_ctx"], enabled=False
+            )
             await model.unload()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from benchmarks.child import Config, Orders, random_prompt
+from benchmarks.child import Config, Orders, Rate, random_prompt
 
 GRANULE = 64  # the exact-slicing rule's
 N_BATCH = 512
@@ -71,14 +71,20 @@ class PlainLoop:
             done += size
         return self._sample()
 
-    def generate(self, first: int, count: int) -> list[int]:
-        """Go on after `first` by `count` tokens, or until one ends the text."""
+    def generate(self, first: int, count: int, times: list[float] | None = None) -> list[int]:
+        """Go on after `first` by `count` tokens, or until one ends the text.
+
+        Args:
+            times: gets the time of each token.
+        """
         tokens = [first]
+        times = [] if times is None else times
         row = (ctypes.c_int32 * 1)(first)
-        for _ in range(count):
+        for _ in range(0 if lib.llama_vocab_is_eog(self._vocab, first) else count):
             self._decode(row, 1)
             token = self._sample()
             tokens.append(token)
+            times.append(time.perf_counter())
             if lib.llama_vocab_is_eog(self._vocab, token):
                 break
             row[0] = token
@@ -120,12 +126,14 @@ def rate_side(orders: Orders, config: Config) -> None:
     orders.answer({"n_vocab": loop.n_vocab})
     for order in orders:
         loop.choose(order["sampling"])
-        prompt = random_prompt(order["prompt"], order["seed"], loop.n_vocab)
-        first = loop.first_token(prompt, exact_slices(len(prompt)))
-        started = time.perf_counter()
-        tokens = loop.generate(first, order["count"] - 1)
-        seconds = time.perf_counter() - started
-        orders.answer({"tokens": len(tokens) - 1, "seconds": seconds, "text": tokens})
+        rate = Rate()
+        while rate.tokens < order["at_least"]:
+            prompt = random_prompt(order["prompt"], rate.seed(order), loop.n_vocab)
+            first = loop.first_token(prompt, exact_slices(len(prompt)))
+            times = [time.perf_counter()]
+            text = loop.generate(first, order["count"] - 1, times)
+            rate.add(text, len(text) - 1, times)
+        orders.answer(rate.answer())
 
 
 def first_token_side(orders: Orders, config: Config) -> None:

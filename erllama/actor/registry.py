@@ -27,7 +27,7 @@ class Registry:
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or LoopClock()
         self._refs: dict[str, Ref] = {}
-        self._waiters: dict[str, set[asyncio.Future[Ref]]] = {}
+        self._waiters: dict[str, dict[asyncio.Future[Ref], None]] = {}
 
     def register(self, name: str, ref: Ref) -> None:
         """Make `ref` known as `name` until it ends.
@@ -76,8 +76,8 @@ class Registry:
         if ref is not None:
             return ref
         waiter: asyncio.Future[Ref] = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(name, set())
-        waiters.add(waiter)
+        waiters = self._waiters.setdefault(name, {})
+        waiters[waiter] = None  # in order: who came first goes on first
 
         def expire() -> None:
             if not waiter.done():
@@ -91,6 +91,6 @@ class Registry:
         finally:
             if timer is not None:
                 timer.cancel()
-            waiters.discard(waiter)
+            waiters.pop(waiter, None)
             if not waiters and self._waiters.get(name) is waiters:
                 del self._waiters[name]

@@ -38,8 +38,6 @@ class Aborts:
     def abort(self, number: int) -> None:
         """Abort the step of this number; one that is over: nothing. From any thread."""
         with self._lock:
-            if number < self._running:
-                return
             self._asked = max(self._asked, number)
             if number == self._running:
                 self._flag.set()

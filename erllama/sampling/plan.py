@@ -11,6 +11,10 @@ import msgspec
 from erllama.sampling.params import SamplingParams
 
 
+COLDEST = 1e-30
+"""Below this temperature the logits overflow; a draw there would be greedy anyway."""
+
+
 class TopK(msgspec.Struct, frozen=True, tag=True):
     """Keep the `k` likeliest tokens."""
 
@@ -55,7 +59,7 @@ class SamplerPlan(msgspec.Struct, frozen=True):
 
 def plan_sampler(params: SamplingParams) -> SamplerPlan:
     """The chain for `params`; stages that would change nothing are left out."""
-    if params.temperature == 0:
+    if params.temperature < COLDEST:
         return SamplerPlan((Greedy(),))
     stages: list[Stage] = []
     if params.top_k > 0:

@@ -23,7 +23,7 @@ DRAFT_FILE = "erllama-tiny-draft.gguf"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="train_tiny_model", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for all that is made")
-    parser.add_argument("--quick", action="store_true", help="some seconds: does it all run?")
+    parser.add_argument("--quick", action="store_true", help="a minute: does it all run?")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     parser.add_argument("--samples", type=int, default=100, help="held-out cases of each task")
     return parser.parse_args()

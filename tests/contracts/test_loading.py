@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
 
-from erllama.backend.base import Loading
 from erllama.errors import EngineError, ModelLoadError
 from tests.contracts.rig import PROMPT, Rig, on_thread
 
@@ -74,15 +70,6 @@ async def test_discarding_after_the_warm_up_leaves_the_engine_alone(rig: Rig) ->
     await rig.on_lane(loading.discard)
     assert len(await rig.generate(engine, PROMPT, 3)) == 3
     await rig.on_lane(engine.close)
-
-
-async def test_a_loading_keeps_nothing_alive_by_itself(rig: Rig) -> None:
-    loading: Loading | None = rig.opening()
-    assert loading is not None
-    gone = weakref.ref(loading)
-    del loading
-    gc.collect()
-    assert gone() is None
 
 
 async def test_the_capabilities_are_those_that_were_asked_for(rig: Rig) -> None:

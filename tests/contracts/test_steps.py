@@ -243,9 +243,9 @@ async def test_an_abort_of_a_step_to_come_spares_the_one_before(rig: Rig) -> Non
     assert (await rig.step(engine, number=8, rows=(Row(0, 150, 5),))).status == "aborted"
 
 
-@pytest.mark.parametrize("late", [True, False], ids=["old number", "its own number"])
+@pytest.mark.parametrize("number", [20, 21, 22], ids=["the last one", "its own", "the next one"])
 async def test_an_abort_hits_only_the_step_of_its_number(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, late: bool
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The abort comes in the middle of a step: after it began, before it computes."""
     engine = await rig.load()
@@ -253,15 +253,15 @@ async def test_an_abort_hits_only_the_step_of_its_number(
     compute = engine._compute  # type: ignore[attr-defined]
 
     def abort_first(*args: object) -> object:
-        aborting = threading.Thread(target=engine.abort, args=(20 if late else 21,))
+        aborting = threading.Thread(target=engine.abort, args=(number,))
         aborting.start()
         aborting.join()
         return compute(*args)
 
     monkeypatch.setattr(engine, "_compute", abort_first)
     outcome = await rig.step(engine, number=21, prefill=slice_of(PROMPT))
-    assert outcome.status == ("done" if late else "aborted")
-    assert outcome.positions == {0: 150 if late else 0}
+    assert outcome.status == ("aborted" if number == 21 else "done")
+    assert outcome.positions == {0: 0 if number == 21 else 150}
 
 
 async def test_an_aborted_sequence_goes_on_where_its_cells_end(rig: Rig) -> None:

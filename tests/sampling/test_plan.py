@@ -19,6 +19,7 @@ from erllama.sampling import (
     TopP,
     plan_sampler,
 )
+from erllama.sampling.plan import COLDEST
 
 PARAMS = st.builds(
     SamplingParams,
@@ -75,4 +76,4 @@ def test_any_plan_survives_a_journey_to_another_process(params: SamplingParams) 
 
 @given(params=PARAMS)
 def test_only_greedy_plans_need_no_draw(params: SamplingParams) -> None:
-    assert plan_sampler(params).draws == (params.temperature > 0)
+    assert plan_sampler(params).draws == (params.temperature >= COLDEST)
