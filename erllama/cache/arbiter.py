@@ -39,13 +39,13 @@ from erllama.cache.messages import (
 from erllama.cache.peers import Peers
 from erllama.cache.reservation import Expired, Reservation, Reservations
 from erllama.cache.row import HEAD_BYTES, RowId
-from erllama.cache.trie import TIERS, Row, Tier
+from erllama.cache.trie import BIT, TIERS, Row, Tier
 from erllama.clock import Timer
 from erllama.errors import ErllamaError
 
 RESERVATION_S = 60.0
 _SWEEP_S = 5.0
-_AT_A_TIME = 500  # rows, between two turns of the event loop
+_AT_A_TIME = 50  # rows, between two turns of the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,12 @@ class Arbiter(Actor):
     async def _opened(self, opened: Opened) -> None:
         """A tier has started: it holds what it says, and nothing else."""
         index, now = self._board.index, self.clock.now()
-        gone = index.lost(opened.tier)
+        bit = BIT[opened.tier]
+        gone = [row for row in index if row.where & bit] if index.count(opened.tier) else []
+        for i, row in enumerate(gone):
+            if i % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            index.remove(row, opened.tier)
         if gone and opened.tier == "ram":  # what it was given before this was read
             self._tell_tier("ram", Drop(tuple(row.id for row in gone)))
         for i, found in enumerate(opened.found):

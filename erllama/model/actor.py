@@ -154,15 +154,18 @@ class ModelActor(StateMachine):
         self._set_phase("stopping")
         if self._step is not None and self._engine is not None:
             self._engine.abort(self._step)
-        if reason in ("shutdown", "normal") and self._work is not None:
-            await self._work.hand_over()
-            active = self._active
-            if active is not None and active.generation is not None:
-                await self._work.save_last(active, active.generation)
-        for job in self._jobs():
-            self._settle(job, self._parting_error(reason))
-        self._gauges.rest()
-        await asyncio.wait([self._owner.close()])
+        try:
+            if reason in ("shutdown", "normal") and self._work is not None:
+                await self._work.hand_over()
+                active = self._active
+                if active is not None and active.generation is not None:
+                    await self._work.save_last(active, active.generation)
+        finally:  # also when there is no time left for that
+            for job in self._jobs():
+                self._settle(job, self._parting_error(reason))
+            self._gauges.rest()
+            freed = self._owner.close()
+        await asyncio.wait([freed])
 
     # States
 
@@ -352,7 +355,11 @@ class ModelActor(StateMachine):
         if job is None or job.generation is None:
             return
         if job.ending:
-            job.generation.position = outcome.positions.get(_SEQ, job.generation.position)
+            if outcome.status == "done":
+                # also the token that was drawn: what the cells hold is then all but the last one
+                self._take_in(job, job.generation, outcome)
+            else:
+                job.generation.position = outcome.positions.get(_SEQ, job.generation.position)
             self._end(job, None)
         elif outcome.status == "done":
             self._apply(job, job.generation, outcome)
@@ -362,17 +369,20 @@ class ModelActor(StateMachine):
     def _apply(self, job: Job, generation: Generation, outcome: StepOutcome) -> None:
         before = generation.position
         prefilling = generation.prefilling
-        events = generation.apply(outcome, self.clock.now())
+        self._take_in(job, generation, outcome)
         if prefilling:
             self._gauges.note_prefill(generation.position - before, outcome.elapsed_ns / 1e9)
         else:
             self._gauges.decode_rate = generation.decode_rate
-        if job.sink is not None:
-            for event in events:
-                job.sink.push(event)
         self._cache_work.after_step(job, generation, outcome.logits)
         if generation.finished is not None:
             self._end(job, None)
+
+    def _take_in(self, job: Job, generation: Generation, outcome: StepOutcome) -> None:
+        events = generation.apply(outcome, self.clock.now())
+        if job.sink is not None:
+            for event in events:
+                job.sink.push(event)
 
     def _end(self, job: Job, error: BaseException | None) -> None:
         """The active request is over: as it was told, by itself, or by an error."""

@@ -70,7 +70,7 @@ class CacheWork:
         readers: Workers,
         clock: Clock,
         urgent: Callable[[object], bool],
-        spawn: Callable[[Coroutine[Any, Any, Any], object], object],
+        spawn: Callable[[Coroutine[Any, Any, Any], object], asyncio.Task[Any]],
     ) -> None:
         self._board = board
         self._peers = peers
@@ -137,14 +137,15 @@ class CacheWork:
             return frame
 
         tag = RowsRead(job, hit, reader, index, self._clock.now())
-        self._spawn(self._readers.run(read), tag)
+        reading = self._spawn(self._readers.run(read), tag)
+        # however it ends: with the actor too, which then serves no message about it
+        reading.add_done_callback(lambda _: index.unpin(hit.all_rows))
         return True
 
     def rows_read(
         self, tag: RowsRead, frame: Frame | None, error: BaseException | None, *, wanted: bool
     ) -> bool:
         """The rows of a hit were read, or not; False: the request goes on without them."""
-        tag.index.unpin(tag.hit.all_rows)
         if frame is None or error is not None:
             self._unreadable(error)
             return False
@@ -268,19 +269,21 @@ class CacheWork:
     ) -> tuple[Saving, bool] | None:
         """What there is to save now, and whether with a snapshot; None: nothing."""
         computed, prompt = generation.position, len(generation.prompt)
+        snapshot = self.cache.snapshots and self._snapshot_due(generation, reason)
         spans = what_to_save(
             self.cache.policy,
-            reason,
+            # beside a snapshot of a reply its rows to the last one, or it could not be used
+            "finish" if snapshot and reason == "continued" else reason,
             computed=computed,
             prompt=prompt,
             pure_end=generation.pure_end if self.cache.exact else 0,
             stored=generation.stored,
             has_logits=logits is not None,
         )
-        snapshot = self.cache.snapshots and self._snapshot_due(generation, reason)
         if not spans and not snapshot:
             return None
-        end = spans[-1].end if spans else computed
+        end = spans[-1].end if spans else 0
+        stored = computed if snapshot and not self._engine_has_rows else end
         if not self._engine_has_rows:
             spans = []
         self._numbers += 1
@@ -293,8 +296,10 @@ class CacheWork:
             reason=reason,
             logits=logits,
         )
-        generation.created += max(end - max(generation.stored, 0), 0)
-        generation.stored = max(generation.stored, computed if snapshot else end)
+        generation.created += max(stored - generation.stored, 0)
+        generation.stored = max(generation.stored, stored)
+        if snapshot:
+            generation.snapshot_at = computed
         return saving, snapshot
 
     @property
@@ -306,12 +311,10 @@ class CacheWork:
         """Whether a state that cannot be cut is to be kept whole at this length."""
         if generation.position < self.cache.policy.min_tokens:
             return False
-        if reason != "cold":
-            return generation.stored < generation.position or generation.position > len(
-                generation.prompt
-            )
+        if generation.snapshot_at >= generation.position:
+            return False
         at_end = generation.position == len(generation.prompt)
-        return at_end or generation.position % self._engine.capabilities.granule == 0
+        return reason != "cold" or at_end or generation.position in generation.stops
 
     def _queue(self, saving: Saving, *, snapshot: bool) -> None:
         ranges = [(span.start, span.end) for span in saving.spans]

@@ -72,9 +72,11 @@ class Generation:
         finished: why it ended, once it has.
         restored: what it started from.
         stored: up to where its rows are in the cache, or on their way.
+        snapshot_at: `position` at the latest snapshot, of a model whose state cannot be cut.
         saved_at: `position` at the latest save of a reply.
         created: tokens whose rows it added to the cache.
         finish_key: names the state that it leaves in the cache.
+        stops: where slices of the prompt end, because a snapshot is wanted there.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Generation:
         self.restored = restored
         self.position = restored.tokens
         self.stored = restored.tokens
+        self.snapshot_at = restored.tokens
         self.saved_at = 0
         self.created = 0
         self.finish_key: str | None = None
@@ -113,7 +116,7 @@ class Generation:
         self._started = now
         self._prefill_only = prefill_only
         self._keep_logits = keep_logits
-        self._stops = stops
+        self.stops = stops
         self._first_token: float | None = None
         self._last_token = now
         self._decoder = Utf8Decoder()
@@ -224,7 +227,7 @@ class Generation:
         if self.restored.resumed and self.position == self.restored.tokens:
             return 1  # the stream that this resumes would have computed it alone
         rows = slice_rows(self.position, len(self.prompt), limit, granule)
-        ahead = [stop - self.position for stop in self._stops if stop > self.position]
+        ahead = [stop - self.position for stop in self.stops if stop > self.position]
         return min([rows, *ahead])
 
     def _draws(self, position: int) -> tuple[Draw, ...]:

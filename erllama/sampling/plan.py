@@ -10,7 +10,6 @@ import msgspec
 
 from erllama.sampling.params import SamplingParams
 
-
 COLDEST = 1e-30
 """Below this temperature the logits overflow; a draw there would be greedy anyway."""
 

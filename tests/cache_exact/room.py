@@ -109,12 +109,19 @@ class Seat:
         """What the engine has done so far."""
         return self._room.spy.record(self._name)
 
-    async def ask(self, prompt: Sequence[int], n: int = 8, **options: Any) -> Answer:
-        """Complete a prompt by `n` tokens, greedily unless told otherwise."""
+    async def ask(
+        self, prompt: Sequence[int], n: int = 8, *, settle: bool = True, **options: Any
+    ) -> Answer:
+        """Complete a prompt by `n` tokens, greedily unless told otherwise.
+
+        Unless told not to, waits until what it leaves is in the cache.
+        """
         self._room.spy.take(self._name)
         chosen = options if "temperature" in options else {**GREEDY, **options}
         completion = await self.model.complete(prompt, max_tokens=n, **chosen)
         assert len(completion.tokens) == n
+        if settle:
+            await self.model.evict()
         return Answer(completion, self._room.spy.take(self._name))
 
     async def cold(self, prompt: Sequence[int], n: int = 8, **options: Any) -> Answer:
@@ -143,7 +150,7 @@ class Room:
     async def load(self, case: Case, **options: Any) -> Seat:
         """Load the model of a case; `options` are those of `load_model`."""
         await asyncio.to_thread(lambda: case.path)  # the first time it is written
-        context = {"n_ctx": N_CTX, "n_threads": 1, "n_batch": 512, "n_ubatch": 512}
+        context: dict[str, Any] = {"n_ctx": N_CTX, "n_threads": 1, "n_batch": 512, "n_ubatch": 512}
         for name in ContextConfig.__struct_fields__:
             if name in options:
                 context[name] = options.pop(name)
@@ -153,10 +160,6 @@ class Room:
             case.path, model_id=model_id, context=config, **options
         )
         return Seat(self, case, model, config)
-
-    async def settled(self) -> None:
-        """Everything that was to be saved is saved."""
-        await self.runtime.cache.flush()
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ async def test_other_weights_under_the_same_name_never_hit(tmp_path: Path) -> No
     path = tmp_path / "model.gguf"
     reads = []
     for seed in (0, 1, 0):
-        shutil.copyfile(cached_model(TINY, "Q8_0", seed), path)
+        source = await asyncio.to_thread(cached_model, TINY, "Q8_0", seed)
+        await asyncio.to_thread(shutil.copyfile, source, path)
         async with room(cache_dir=str(tmp_path / "cache")) as here:
             model = await here.runtime.load_model(path, n_ctx=512, n_threads=1)
             prompt = [20 + 7 * i % 400 for i in range(LENGTH)]

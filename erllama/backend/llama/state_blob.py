@@ -354,7 +354,10 @@ def window_first(shape: Shape, state: Bytes, n: int, *, stream: int) -> int:
         full = shape.full
         at += 4 + 4 * full.n_stream + n * _META.itemsize + 8
         at += 24 * len(full.layers) + n * full.token_bytes
-    (cells,) = struct.unpack_from("<I", memoryview(state.data), at + 4 + 4 * stream)
+    try:
+        (cells,) = struct.unpack_from("<I", memoryview(state.data), at + 4 + 4 * stream)
+    except struct.error:
+        raise BadState("the state ends before the window") from None
     if not 0 < cells <= n:
         raise BadState(f"{cells} cells in the window of {n} tokens")
     return int(n - cells)

@@ -30,6 +30,7 @@ from erllama.backend.llama.state_blob import (
 from erllama.errors import DecodeFailed
 
 _U8P = ctypes.POINTER(ctypes.c_uint8)
+_WARM_BYTES = 64 << 20
 
 
 class Buffers:
@@ -102,6 +103,13 @@ class States:
         self._buffers = Buffers()
         self.shape: Shape = learn_shape(self._get(seq), n, family)
         self._view(seq, n)
+        longest = state_bytes(self.shape, self._llama.llama_n_ctx_seq(context))
+        self._warm_up(min(longest, _WARM_BYTES))
+
+    def _warm_up(self, size: int) -> None:
+        """Touch the pages of both buffers now: the first request after a start is a restore."""
+        self._buffer = np.full(size, 1, np.uint8)
+        self._buffers.give_back(np.full(size, 1, np.uint8))
 
     def save(
         self, seq: int, n: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool

@@ -13,6 +13,8 @@ from erllama.cache.peers import Peers
 from erllama.cache.publish import Observer
 from erllama.cache.row import RowId
 
+_AT_A_TIME = 1_000  # rows, between two turns of the event loop
+
 
 class FilesTier(Actor):
     """Opens the folder, tells what lies in it, deletes and moves files aside.
@@ -69,7 +71,12 @@ class FilesTier(Actor):
             return
         try:
             if not files.read_only:
-                hits = {row.id.name: row.hits for row in self._board.index if row.hits}
+                hits = {}
+                for i, row in enumerate(list(self._board.index)):
+                    if i % _AT_A_TIME == 0:
+                        await asyncio.sleep(0)
+                    if row.hits:
+                        hits[row.id.name] = row.hits
                 await asyncio.to_thread(files.remember_hits, hits)
         finally:
             files.close()
