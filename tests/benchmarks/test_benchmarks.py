@@ -11,6 +11,9 @@ import pytest
 
 from benchmarks.__main__ import NAMES, main
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine makes benchmarks slow, not wrong
+
+
 FIGURES = {
     "stream_rate": [
         "tiny: stream()/plain loop, greedy",
