@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.cache_exact.room import CASES, FEW, GREEDY, PLAIN, SAMPLED, Case, Room, Seat, room
+from tests.cache_exact.room import (
+    CASES,
+    CUT_AT_SNAPSHOTS,
+    FEW,
+    GREEDY,
+    PLAIN,
+    SAMPLED,
+    Case,
+    Room,
+    Seat,
+    room,
+)
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"n_ctx": 1_024, "n_batch": 512, "n_ubatch": 512},
@@ -54,7 +65,9 @@ async def compare_with_cold(here: Room, case: Case, *, rounds: int) -> int:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_prompts_in_any_context_and_company_equal_their_cold_runs(case: Case) -> None:
     async with room() as here:
-        assert await compare_with_cold(here, case, rounds=3)
+        restored = await compare_with_cold(here, case, rounds=3)
+    # Three random prompts may well begin alike nowhere near a snapshot; the tests below do.
+    assert restored or case in CUT_AT_SNAPSHOTS
 
 
 @pytest.mark.long
