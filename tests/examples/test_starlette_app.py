@@ -77,7 +77,7 @@ async def test_stream_refuses_what_it_cannot_use(client: httpx.AsyncClient) -> N
 
 async def test_status_shows_the_tree_and_the_model(client: httpx.AsyncClient) -> None:
     status = (await client.get("/status")).json()
-    assert [child["id"] for child in status["tree"]["children"]] == ["lane", "models"]
+    assert [child["id"] for child in status["tree"]["children"]] == ["lane", "cache", "models"]
     assert [(model["id"], model["phase"]) for model in status["models"]] == [(MODEL, "idle")]
 
 
@@ -92,7 +92,12 @@ async def test_a_client_that_goes_away_in_mid_stream_ends_its_request(
 
     monkeypatch.setattr(starlette_app, "server_sent", watched)
     app = create_app(str(model_file))
-    async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
+    # Reading the certificates of the world, for plain HTTP, would block the loop for a while.
+    plain = httpx.AsyncHTTPTransport(verify=False, trust_env=False)
+    async with (
+        serving(app) as url,
+        httpx.AsyncClient(base_url=url, timeout=LIMIT_S, transport=plain) as client,
+    ):
         async with client.stream("GET", "/stream", params={"prompt": "Once"}) as response:
             await anext(response.aiter_lines())
             assert app.state.runtime.model(MODEL).status().phase == "running"
@@ -105,7 +110,8 @@ async def test_a_client_that_goes_away_in_mid_stream_ends_its_request(
 @contextlib.asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """`app` on a real socket of this machine; who connects before it is up waits."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", http="h11", ws="none")
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         running = asyncio.create_task(server.serve(sockets=[listening]))
         try:
