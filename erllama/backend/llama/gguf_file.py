@@ -39,8 +39,12 @@ _STRING, _ARRAY = 8, 9
 # ggml_type (ggml.h) of tensors that load but have no CPU kernels: 24-27 are integers, and
 # computing with 28, F64, ends in SIGSEGV.
 _UNCOMPUTABLE = {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
-# Norms and biases meet F32 rows; ggml aborts where these are of another type (binary-ops.cpp).
-_F32_ONLY = ("norm.weight", ".bias")
+# ggml aborts where these are of another type: norms, biases and the decay and skip of a state
+# space meet F32 rows (binary-ops.cpp); convolutions read F32 (ops.cpp).
+_F32_ONLY = (
+    *("norm.weight", "_norm", ".bias", ".ssm_a", ".ssm_d"),
+    *(".ssm_conv1d.weight", ".shortconv.conv.weight"),
+)
 _F32 = 0
 
 
