@@ -232,8 +232,7 @@ class RowFiles:
     def is_good(self, row: RowId) -> bool:
         """Whether a whole and undamaged file of this row lies here. Reads all of it."""
         try:
-            size = self.path(row).stat().st_size - HEAD_BYTES
-            self.read(row, [memoryview(bytearray(max(size, 0)))])
+            self.read(row, [memoryview(bytearray(self.payload_bytes(row)))])
         except (BadRow, OSError):
             return False
         return True

@@ -136,7 +136,7 @@ class CacheWork:
             reader.fill(frame)
             return frame
 
-        tag = RowsRead(job, hit, reader, index, self._clock.now())
+        tag = RowsRead(job, hit, reader, self._clock.now())
         reading = self._spawn(self._readers.run(read), tag)
         # however it ends: with the actor too, which then serves no message about it
         reading.add_done_callback(lambda _: index.unpin(hit.all_rows))

@@ -153,15 +153,6 @@ class ModelCache:
         index.touch(hit.all_rows, now)
         return Reader(self._board, hit, n_vocab=self._n_vocab)
 
-    def leave(self, hit: Hit, index: Any) -> None:
-        """Unpin the rows of a hit, in the index where they were pinned."""
-        index.unpin(hit.all_rows)
-
-    @property
-    def index(self) -> Any:
-        """The index now; another one after a crash of the arbiter."""
-        return self._board.index
-
     def count(self, name: str, n: int = 1) -> None:
         """Raise a counter of `CacheCounters`."""
         self._board.counts.add(name, n)

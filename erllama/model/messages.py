@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erllama.backend.base import Buffer, SavedState, StepOutcome
-from erllama.cache.index import CacheIndex
 from erllama.cache.lookup import Hit
 from erllama.cache.policy import Reason, Span
 from erllama.cache.reader import Reader
@@ -84,7 +83,6 @@ class RowsRead:
     job: Job
     hit: Hit
     reader: Reader
-    index: CacheIndex
     since: float
 
 
