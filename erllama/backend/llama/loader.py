@@ -53,6 +53,7 @@ class LlamaBackend:
     """See `erllama.backend.base.Backend`."""
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> LlamaLoading:
+        llama()  # imported here: whoever opens is on a thread of normal priority
         return LlamaLoading(pathlib.Path(path), model, context)
 
 
