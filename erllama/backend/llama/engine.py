@@ -17,10 +17,9 @@ Contract
 from __future__ import annotations
 
 import array
-import ctypes
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +41,7 @@ from erllama.backend.base import (
 from erllama.backend.llama.abort import AbortFlag
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.library import LogLines, capture_log, llama
+from erllama.backend.llama.logits import LogitRows, Logits, are_finite
 from erllama.backend.llama.readers import Readers
 from erllama.backend.llama.room import Room, padded_rows
 from erllama.backend.llama.rows import Layout, pad_gaps, pad_to
@@ -50,8 +50,6 @@ from erllama.backend.llama.states import StateFrame, States
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.plan_check import check_plan, sequences
 from erllama.errors import DecodeFailed, NotSupported
-
-Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
 _NOT_FINITE = "the logits are not finite: the weights are damaged"
 _NO_CONTEXT = "the engine has no context; rebuild it"
@@ -89,6 +87,7 @@ class LlamaEngine:
         self._least = [0] * room.n_seq
         self._room = room
         self._unified = unified
+        self._logit_rows = LogitRows(vocabulary.size)
         self._rows: dict[int, int] = {}
         self._window = self._llama.llama_model_n_swa(model)
         self._samplers: dict[int, SamplerChain] = {}
@@ -326,7 +325,7 @@ class LlamaEngine:
             return ()
         end = len(plan.prefill.tokens)
         rows = [self._logits(row) for row in range(end - plan.prefill.greedy, end)]
-        if not all(_finite(logits) for logits in rows):
+        if not all(are_finite(logits) for logits in rows):
             failures[plan.prefill.seq] = _NOT_FINITE
             return ()
         return tuple(int(logits.argmax()) for logits in rows if logits is not None)
@@ -353,33 +352,17 @@ class LlamaEngine:
     def _draw(self, draw: Draw, row: int) -> Sampled:
         sampler = self._samplers[draw.seq]
         given = None if draw.logits is None else np.frombuffer(draw.logits, np.float32)
-        if not _finite(self._logits(row) if given is None else given):
+        if not are_finite(self._logits(row) if given is None else given):
             raise DecodeFailed(_NOT_FINITE)
         if given is None:
             token = sampler.sample(self._context, row, draw.seed)
         else:
             token = sampler.sample_from(given, draw.seed)
-        return Sampled(
-            seq=draw.seq,
-            token=token,
-            piece=self._vocabulary.piece(token),
-            end=self._vocabulary.ends(token),
-        )
+        piece, end = self._vocabulary.sampled(token)
+        return Sampled(seq=draw.seq, token=token, piece=piece, end=end)
 
     def _logits(self, row: int) -> Logits | None:
-        """A view of the logits of a batch row, valid until the next step."""
-        pointer = self._llama.llama_get_logits_ith(self._context, row)
-        if not pointer:
-            return None
-        size = self._vocabulary.size
-        address = ctypes.addressof(pointer.contents)
-        cells = memoryview((ctypes.c_float * size).from_address(address))
-        return np.frombuffer(cells, np.float32)
-
-
-def _finite(logits: Logits | None) -> bool:
-    """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
-    return logits is not None and bool(np.isfinite(logits.max()))
+        return self._logit_rows.row(self._context, row)
 
 
 def _bounds(ids: Sequence[int]) -> tuple[int, int]:
