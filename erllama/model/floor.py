@@ -22,6 +22,7 @@ from erllama.model.gauges import Gauges
 from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.job import Job
 from erllama.model.messages import ReaderCaughtUp, ReaderStalls, RowsRead, SessionsIdle
+from erllama.model.request import Priority
 from erllama.model.scheduler import WEIGHTS, Entry, Slice
 from erllama.model.sequences import Sequences
 from erllama.model.sessions import Live, Sessions, reusable
@@ -147,8 +148,11 @@ class Floor:
         """
         if self.rebuilding or not len(self._waiting):
             return
+        held_up: set[Priority] = set()
         for job in list(self._waiting):
-            if job.tokens is None:
+            if job.tokens is None:  # it keeps its place while a worker tokenizes it
+                held_up.add(job.request.priority)
+            if job.request.priority in held_up:
                 continue
             try:
                 if not job.checked:
@@ -323,7 +327,10 @@ class Floor:
         if job in self._starting:
             self._starting.remove(job)
         if job.ending:
-            self._end(job, None)
+            if self._stepper.computes(job):  # the lane was faster than the word
+                self._stepper.hasten(job)
+            else:
+                self._end(job, None)
             return
         self._work.after_step(job, generation, outcome.logits)
         if generation.finished is not None:
