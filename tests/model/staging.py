@@ -17,6 +17,7 @@ from erllama import ContextConfig, Model, ModelConfig, Runtime
 from erllama.actor import kill
 from erllama.backend.base import Backend, Loading, Sampled, StepPlan
 from erllama.backend.stub import StubBackend, StubEngine, StubLoading
+from erllama.model.floor import Floor
 
 PATIENCE_S = 30.0
 """Far more than any test needs: a test that waits this long hangs."""
@@ -218,6 +219,14 @@ async def assert_as_new(model: Model) -> None:
     status = model.status()
     assert (status.phase, status.active, status.pending) == ("idle", 0, 0)
     assert status.heartbeat_age_s == 0.0
+    floor_of(model).check_integrity()
+
+
+def floor_of(model: Model) -> Floor:
+    """The requests that hold sequences of a loaded model."""
+    ref: Any = model._directory._registry.whereis(f"model:{model.id}")  # type: ignore[attr-defined]
+    floor: Floor = ref._control.actor._here.floor
+    return floor
 
 
 async def until(condition: Callable[[], bool]) -> None:
