@@ -22,7 +22,6 @@ from erllama.model.gauges import Gauges
 from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.job import Job
 from erllama.model.messages import ReaderCaughtUp, ReaderStalls, RowsRead, SessionsIdle
-from erllama.model.request import Priority
 from erllama.model.scheduler import WEIGHTS, Entry, Slice
 from erllama.model.sequences import Sequences
 from erllama.model.sessions import Live, Sessions, reusable
@@ -148,11 +147,10 @@ class Floor:
         """
         if self.rebuilding or not len(self._waiting):
             return
-        held_up: set[Priority] = set()
+        kept = 0  # sequences for those that came earlier and are still tokenized
         for job in list(self._waiting):
-            if job.tokens is None:  # it keeps its place while a worker tokenizes it
-                held_up.add(job.request.priority)
-            if job.request.priority in held_up:
+            if job.tokens is None:
+                kept += 1
                 continue
             try:
                 if not job.checked:
@@ -162,15 +160,15 @@ class Floor:
                 self._waiting.remove(job)
                 self._settle(job, error)
                 continue
-            if self._has_room(job) and not self._work.must_wait(job, self._jobs.values()):
+            if self._has_room(job, kept) and not self._work.must_wait(job, self._jobs.values()):
                 self._waiting.admit(job)
                 self._begin(job)
 
-    def _has_room(self, job: Job) -> bool:
+    def _has_room(self, job: Job, kept: int) -> bool:
         """Whether there is a sequence for a request; if not, one may be on its way."""
-        if self._pool.free or self._sessions.held:
+        if self._pool.free + self._sessions.held > kept:
             return True
-        if not self.wants_the_lane and not self._spilling.moving:
+        if not kept and not self.wants_the_lane and not self._spilling.moving:
             self._make_room(job)
         return False
 
