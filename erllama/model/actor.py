@@ -418,7 +418,7 @@ class ModelActor(StateMachine):
             raise QueueFull(
                 f"model {self._spec.id!r}: {len(self._waiting)} requests wait already; "
                 "try again later, or raise max_queue",
-                retry_after=round(self._gauges.request_s, 3),
+                retry_after=max(round(self._gauges.request_s, 3), 0.001),
             )
         if job.request.session_id is not None:
             self._sessions.claim(job.request.session_id)
