@@ -533,7 +533,8 @@ class ModelActor(StateMachine):
             jobs = [floor.on(seq) for seq in decision.seqs]
             generations = [floor.generation(job) for job in jobs]
             plan = decode_plan(number, generations, end=end)
-            chain = Chain(generations) if floor.may_chain else None
+            chains = floor.may_chain and not floor.prefilling and not floor.wants_the_lane
+            chain = Chain(generations) if chains else None
             stepper.start(plan, decision, jobs, chain)
         elif isinstance(decision, Slice):
             job = floor.on(decision.seq)
