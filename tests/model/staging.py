@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from erllama import ContextConfig, Model, ModelConfig, Runtime
+from erllama import Completion, ContextConfig, Model, ModelConfig, Runtime
 from erllama.actor import kill
 from erllama.backend.base import Backend, Loading, Sampled, StepPlan
 from erllama.backend.stub import StubBackend, StubEngine, StubLoading
@@ -240,3 +240,13 @@ async def crash(runtime: Runtime, model_id: str) -> None:
     ref = await runtime.find(model_id, None)
     kill(ref)
     await ref.wait_dead()
+
+
+def rows_of(plan: StepPlan) -> tuple[int, ...]:
+    """The sequences that a step decodes."""
+    return tuple(row.seq for row in plan.rows)
+
+
+def asked(model: Model, prompt: str | Sequence[int], **options: Any) -> asyncio.Task[Completion]:
+    """A greedy completion on its way."""
+    return asyncio.create_task(model.complete(prompt, **{"temperature": 0, **options}))
