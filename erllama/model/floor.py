@@ -130,7 +130,8 @@ class Floor:
 
     def starting(self) -> list[Job]:
         """Those whose first token can be drawn with nothing computed."""
-        return [job for job in self._starting if self._holds(job)]
+        starting = [job for job in self._starting if self._holds(job)]
+        return [job for job in starting if job.entry is not None and job.entry.alone][:1] or starting
 
     def take_ended(self) -> list[int]:
         """The sequences whose cells nobody needs any more."""
@@ -365,13 +366,19 @@ class Floor:
 
     def step_failed(self, step: Step, why: str) -> None:
         """The engine refused a step: of several requests, each is tried alone to find whose."""
-        jobs = [job for job in step.jobs.values() if self._holds(job)]
-        for job in jobs:
-            if len(jobs) == 1 or job.generation is None or job.entry is None:
+        for job in self._going_on(step):
+            if len(step.jobs) == 1 or job.generation is None or job.entry is None:
                 self._end(job, DecodeFailed(f"the engine refused a step: {why}"))
                 continue
             job.generation.moved(job.seq)
             job.entry.alone = True
+
+    def _going_on(self, step: Step) -> list[Job]:
+        """The requests of a step that came to nothing; those that were told to end do so."""
+        for job in list(step.jobs.values()):
+            if self._holds(job) and job.ending:
+                self._end(job, None)
+        return [job for job in step.jobs.values() if self._holds(job)]
 
     def no_slot(self, step: Step, why: str) -> None:
         """The cells did not suffice: free some, take less, or wait; then it is tried again."""

@@ -1,8 +1,9 @@
-"""Many requests at once on one model: who is computed when, and that nobody's answer depends on it."""
+"""Many requests at once on one model: who is computed when, and that no answer depends on it."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ async def test_streams_of_several_readers_come_token_by_token_side_by_side() -> 
         async def read(n: int) -> None:
             async for event in model.stream(prompt(n), max_tokens=10, **GREEDY):
                 if isinstance(event, Text):
-                    seen.append(n)
+                    seen.append(n)  # noqa: PERF401 (the order among the readers counts)
 
         readers = [asyncio.create_task(read(n)) for n in range(4)]
         await stage.held.wait()
@@ -133,7 +134,7 @@ async def test_a_long_prompt_does_not_stop_the_streams_of_others() -> None:
         await assert_as_new(model)
     slices = [i for i, plan in enumerate(stage.plans) if plan.prefill and plan.prefill.pos]
     assert len(slices) == 15
-    between = [stage.plans[i + 1 : j] for i, j in zip(slices, slices[1:], strict=False)]
+    between = [stage.plans[i + 1 : j] for i, j in itertools.pairwise(slices)]
     assert all(len(plans) == 1 and len(plans[0].rows) == 2 for plans in between)
 
 
