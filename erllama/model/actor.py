@@ -525,8 +525,10 @@ class ModelActor(StateMachine):
             if starting or floor.wants_the_lane or not chained:
                 stepper.stop_chain()
             return
+        if not starting and decision is None and not floor.must_end_some:
+            return
         number, end = stepper.next_number, floor.take_ended()
-        if starting:
+        if starting or decision is None:
             plan = start_plan(number, [floor.generation(job) for job in starting], end=end)
             stepper.start(plan, None, starting, None)
         elif isinstance(decision, Decode):

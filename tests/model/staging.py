@@ -132,13 +132,13 @@ class Stage:
         self.plans.append(plan)
         if self.shared is not None:
             self.shared.append((self.name, plan))
-        error = self._fail(plan)
-        if error is not None:
-            raise error
         if self._pause(plan):
             self._tell(self.held)
             if not self._go_on.wait(PATIENCE_S):
                 raise TimeoutError("a paused step was never resumed")
+        error = self._fail(plan)
+        if error is not None:
+            raise error
         hangs = self._hang(plan)
         self.backend.row_s = _FOREVER_S if hangs else 0.0
         if hangs:
