@@ -107,6 +107,9 @@ class StubLoading:
             if not progress(tenth / 10):
                 raise ModelLoadError(f"{self._path}: loading was given up")
 
+    def prepare(self) -> bool:
+        return False
+
     def warm_up(self) -> StubEngine:
         engine = StubEngine(self._backend, self._model, self._context)
         self._backend.engines.append(engine)

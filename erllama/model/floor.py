@@ -131,7 +131,9 @@ class Floor:
     def starting(self) -> list[Job]:
         """Those whose first token can be drawn with nothing computed."""
         starting = [job for job in self._starting if self._holds(job)]
-        return [job for job in starting if job.entry is not None and job.entry.alone][:1] or starting
+        return [job for job in starting if job.entry is not None and job.entry.alone][
+            :1
+        ] or starting
 
     @property
     def must_end_some(self) -> bool:
