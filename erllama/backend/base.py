@@ -258,10 +258,12 @@ class SavedState(msgspec.Struct, frozen=True):
         rows: for each range that was asked for, the rows of its tokens in canonical form: for
             each layer the K rows, then for each layer the V rows.
         snapshot: what rows do not hold, if it was asked for.
+        elapsed_ns: time on the lane.
     """
 
     rows: tuple[Buffer, ...]
     snapshot: Buffer | None
+    elapsed_ns: int = 0
 
 
 class Frame(Protocol):

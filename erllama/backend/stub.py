@@ -200,13 +200,15 @@ class StubEngine:
         self._aborts.abort(number)
 
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        started = time.perf_counter_ns()
         self._check_seq(seq)
         cells = self._cells[seq]
         for start, stop in ranges:
             if not 0 <= start < stop <= len(cells):
                 raise DecodeFailed(f"sequence {seq} holds {len(cells)} tokens, not {start}:{stop}")
         rows = tuple(token_array(cells[start:stop]).tobytes() for start, stop in ranges)
-        return SavedState(rows=rows, snapshot=b"" if snapshot else None)
+        elapsed = time.perf_counter_ns() - started
+        return SavedState(rows=rows, snapshot=b"" if snapshot else None, elapsed_ns=elapsed)
 
     def frame(self, seq: int, n: int) -> StubFrame:
         self._check_seq(seq)

@@ -174,6 +174,7 @@ class ModelCache:
             pure_end: of the sequence, for a snapshot.
             logits: of the last token, if they are known.
         """
+        self.count("save_total_ns", saved.elapsed_ns)
         chunk = _Chain(self.namespace(salt), tokens, self.policy.block_tokens)
         made = []
         for span, rows in zip(spans, saved.rows, strict=False):

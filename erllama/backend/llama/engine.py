@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from erllama.backend.aborts import Aborts
@@ -129,6 +130,7 @@ class LlamaEngine:
         )
 
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        started = time.perf_counter_ns()
         states = self._checked_states(seq)
         held = self._held[seq]
         for start, stop in ranges:
@@ -136,7 +138,8 @@ class LlamaEngine:
                 raise DecodeFailed(f"sequence {seq} holds {held} tokens, not {start} to {stop}")
         if not held:
             raise DecodeFailed(f"sequence {seq} holds nothing to save")
-        return states.save(seq, held, ranges, snapshot=snapshot)
+        saved = states.save(seq, held, ranges, snapshot=snapshot)
+        return msgspec.structs.replace(saved, elapsed_ns=time.perf_counter_ns() - started)
 
     def restore(self, seq: int, frame: Frame) -> None:
         states = self._checked_states(seq)
