@@ -15,6 +15,7 @@ from erllama.backend.base import Row
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.library import llama
 from erllama.backend.llama.room import padded_rows
+from erllama.errors import ModelLoadError
 
 
 def rows_keep_apart(context: Any, n_seq: int, n_vocab: int) -> bool:
@@ -23,6 +24,9 @@ def rows_keep_apart(context: Any, n_seq: int, n_vocab: int) -> bool:
     Args:
         context: the native context; it is empty before and afterwards.
         n_seq: sequences of the context, as many as `padded_rows` gives.
+
+    Raises:
+        ModelLoadError: such a call cannot be computed.
     """
     tokens = [(17 * i + 5) % n_vocab for i in range(n_seq)]
     first, *others = [_logits(context, tokens[:n], n_vocab) for n in _sizes(n_seq)]
@@ -48,7 +52,12 @@ def _logits(context: Any, tokens: Sequence[int], n_vocab: int) -> list[bytes]:
     batch = Batch(len(tokens))
     batch.fill_rows([Row(seq, 0, token) for seq, token in enumerate(tokens)])
     code = lib.llama_decode(context, batch.native)
-    rows = [] if code else [_row(lib, context, i, n_vocab) for i in range(len(tokens))]
+    if code:
+        raise ModelLoadError(
+            f"ContextConfig.deterministic: a call of {len(tokens)} padded rows failed "
+            f"(llama_decode returned {code}); lower n_seq_max, or set it to False"
+        )
+    rows = [_row(lib, context, i, n_vocab) for i in range(len(tokens))]
     lib.llama_memory_clear(lib.llama_get_memory(context), True)
     return rows
 
