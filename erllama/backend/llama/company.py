@@ -8,6 +8,7 @@ kernels that are known (docs/exact-slicing.md); this finds the ones that are not
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,13 +42,13 @@ def rows_keep_apart(context: Any, n_seq: int, n_vocab: int) -> bool:
 
 
 def _sizes(n_seq: int) -> list[int]:
-    """The least number of rows of a call, the next ones, and the greatest."""
+    """The least number of rows of a call, and the next one; the other calls have all sequences."""
     least = padded_rows(1)
-    return sorted({*range(least, min(n_seq, least + 12) + 1, 4), n_seq})
+    return sorted({least, min(n_seq, padded_rows(least + 1))})
 
 
 def _logits(context: Any, tokens: Sequence[int], n_vocab: int) -> list[bytes]:
-    """The logits of tokens at position 0 of as many sequences, computed in one call."""
+    """Digests of the logits of tokens at position 0 of as many sequences, from one call."""
     lib = llama()
     batch = Batch(len(tokens))
     batch.fill_rows([Row(seq, 0, token) for seq, token in enumerate(tokens)])
@@ -63,5 +64,7 @@ def _logits(context: Any, tokens: Sequence[int], n_vocab: int) -> list[bytes]:
 
 
 def _row(lib: Any, context: Any, row: int, n_vocab: int) -> bytes:
+    """A digest: the logits of many sequences and a large vocabulary are a lot of memory."""
     pointer = lib.llama_get_logits_ith(context, row)
-    return ctypes.string_at(pointer, ctypes.sizeof(ctypes.c_float) * n_vocab)
+    logits = ctypes.string_at(pointer, ctypes.sizeof(ctypes.c_float) * n_vocab)
+    return hashlib.blake2b(logits, digest_size=16).digest()
