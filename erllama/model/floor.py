@@ -113,6 +113,11 @@ class Floor:
         """What the scheduler sees."""
         return [job.entry for job in self._jobs.values() if job.entry is not None]
 
+    def has_others(self, step: Step) -> bool:
+        """Whether there are requests that a step does not compute, and that can be moved off."""
+        jobs = step.jobs.values()
+        return self._spilling.possible and any(job not in jobs for job in self.all_jobs())
+
     def on(self, seq: int) -> Job:
         """The request on a sequence."""
         return self._jobs[seq]
