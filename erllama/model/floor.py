@@ -351,7 +351,7 @@ class Floor:
             return
         if entry is not None:
             entry.left, entry.alone = generation.prompt_left, False
-            entry.ready = True
+            entry.ready = not job.paused
         if job.sink is not None and job.sink.full:
             self._pause(job)
 
