@@ -501,8 +501,8 @@ class ModelActor(StateMachine):
         if self.state == "stuck":
             return
         here.floor.admit(self._check)
+        here.floor.spill_what_must()  # before the next step, which would compute it again
         self._next_step(here)
-        here.floor.spill_what_must()
         if self._evictions and not here.work.busy and not here.floor.busy:
             here.floor.drop_all_sessions()
             for reply in self._evictions:
