@@ -388,7 +388,7 @@ class ModelActor(StateMachine):
             case Urgent(SpillDone(job, entry, saved, error)):
                 here.floor.spilled(job, entry, saved, error)
             case TaskDone(Unspilled(job, entry), frame, error):
-                here.spilling.filled(job, entry, frame, error)
+                here.floor.filled(job, entry, frame, error)
             case Urgent(PutBack(job, entry, error)):
                 here.floor.put_back(job, entry, error)
             case Urgent(SaveDone(saving, saved, error)):

@@ -503,6 +503,13 @@ class Floor:
         else:
             self._waiting.put_back(job)
 
+    def filled(
+        self, job: Job, entry: Entry, frame: Frame | None, error: BaseException | None
+    ) -> None:
+        """A spilled state is ready to be put on a sequence, or not."""
+        if self._holds(job) and job.entry is entry:  # else that sequence may be another one's
+            self._spilling.filled(job, entry, frame, error)
+
     def put_back(self, job: Job, entry: Entry, error: BaseException | None) -> None:
         """The lane has put a spilled state on a request's sequence, or not."""
         if not self._holds(job) or job.entry is not entry or job.generation is None:
