@@ -30,6 +30,11 @@ from erllama.model.stepper import Step, Stepper
 from erllama.model.waiting import Waiting
 
 
+_TURN = 8
+"""Tokens that a request has computed on its sequence before it gives way to a higher class: else
+those of a low class would be moved off and back and never get anywhere."""
+
+
 class Floor:
     """See the module.
 
@@ -196,7 +201,7 @@ class Floor:
             other
             for other in self._jobs.values()
             if other.generation is not None
-            and (other.paused or WEIGHTS[other.request.priority] < weight)
+            and (other.paused or (WEIGHTS[other.request.priority] < weight and _had_turn(other)))
         ]
         if lower:
             lower.sort(key=lambda one: (one.paused, -WEIGHTS[one.request.priority], one.order))
@@ -214,6 +219,7 @@ class Floor:
         self._jobs[seq] = job
         job.stop_timer("queue")
         if job.spilled is not None:
+            job.turn_from = self.generation(job).position
             self._spilling.put_back(job, job.spilled)
             return
         job.admitted = self._clock.now()
@@ -298,6 +304,7 @@ class Floor:
             stops=self._work.stops(job, start),
             verify_from=job.verify_from,
         )
+        job.turn_from = start.tokens
         self._set_ready(job)
 
     def _set_ready(self, job: Job) -> None:
@@ -661,6 +668,10 @@ class Floor:
 
     def _holds(self, job: Job) -> bool:
         return job.entry is not None and self._jobs.get(job.entry.seq) is job
+
+
+def _had_turn(job: Job) -> bool:
+    return job.generation is not None and job.generation.position - job.turn_from >= _TURN
 
 
 def _by_order(job: Job) -> int:
