@@ -81,9 +81,9 @@ class Sessions:
         return self._sessions[session_id].key
 
     def release(self, session_id: str, live: Live | None, key: str | None) -> None:
-        """Its request is over and leaves this; None: nothing."""
+        """Its request is over and leaves this; None: nothing beside what it did not take."""
         session = self._sessions[session_id]
-        session.busy, session.live = False, live
+        session.busy, session.live = False, live or session.live
         session.key = key or session.key
 
     def end(self, session_id: str) -> Live | None:
