@@ -399,8 +399,8 @@ class ModelActor(StateMachine):
                 here.floor.caught_up(job)
             case Urgent(ReaderStalls(job)):
                 here.floor.stalls(job)
-            case Urgent(SessionsIdle()):
-                here.floor.drop_idle_sessions()
+            case Urgent(SessionsIdle(since)):
+                here.floor.drop_idle_sessions(since)
             case Urgent(StepTooLong(number)):
                 here.stepper.too_long(number)
             case Urgent(GiveUp(number)):

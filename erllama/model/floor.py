@@ -583,7 +583,10 @@ class Floor:
             salt=job.request.cache_salt,
             since=self._clock.now(),
         )
-        self._clock.call_later(self._context.session_idle_s, lambda: self._urgent(SessionsIdle()))
+        since = job.left.since
+        self._clock.call_later(
+            self._context.session_idle_s, lambda: self._urgent(SessionsIdle(since))
+        )
 
     def _leave(self, job: Job) -> None:
         """It holds its sequence no more."""
@@ -611,9 +614,9 @@ class Floor:
                 self._parked.remove(job)
                 self._waiting.put_back(job)
 
-    def drop_idle_sessions(self) -> None:
-        """Take back the sequences of sessions that were idle for too long."""
-        for live in self._sessions.idle_since(self._clock.now() - self._context.session_idle_s):
+    def drop_idle_sessions(self, since: float) -> None:
+        """Take back the sequences of sessions that are idle since then, or longer."""
+        for live in self._sessions.idle_since(since):
             self.give_back(live.seq)
 
     def drop_all_sessions(self) -> None:
