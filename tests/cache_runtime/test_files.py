@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from erllama import ConfigError
+from erllama.cache import writers
 from erllama.cache.files import RowFiles
 from erllama.cache.row import HEAD_BYTES
 from tests.cache_runtime.rig import (
@@ -368,3 +370,29 @@ def test_a_lock_that_cannot_be_opened_is_a_config_error(tmp_path: pathlib.Path) 
     (tmp_path / "lock").mkdir()
     with pytest.raises(ConfigError, match="cannot be used"):
         RowFiles(tmp_path)
+
+
+async def test_a_runtime_that_has_started_knows_what_its_folder_holds(
+    tmp_path: pathlib.Path,
+) -> None:
+    def fill() -> None:
+        files = RowFiles(tmp_path / "kv")
+        for i in range(400):
+            row = new_row([i] * 100)
+            files.publish(files.write(row.meta, row.parts)[0], row.meta)
+        files.close()
+
+    await asyncio.to_thread(fill)
+    async with stub_runtime(tmp_path) as runtime:
+        assert runtime.cache.counters().rows == 400
+
+
+async def test_a_start_does_not_wait_long_for_very_many_rows(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "ADOPTION_S", 0.0)
+    async with stub_runtime(tmp_path) as runtime:
+        model = await runtime.load_model("stub.gguf")
+        assert await answer(model, PROMPT)
+        await kept(runtime, model)
+        assert row_files(tmp_path / "kv")
