@@ -44,11 +44,15 @@ class Options:
         models: those of the lines that need one.
         rounds: fresh sets of processes per line; None: as many as the line thinks right.
         quick: the least that goes through all the code; the figures mean nothing.
+        peers: compare with programs that have to be built first.
+        soak_minutes: how long `soak` runs.
     """
 
     models: Sequence[BenchModel]
     rounds: int | None = None
     quick: bool = False
+    peers: bool = True
+    soak_minutes: float = 10.0
 
     def times(self, usual: int, quick: int = 1) -> int:
         """How often to do something: `quick` times in a quick run."""

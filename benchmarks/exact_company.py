@@ -1,0 +1,193 @@
+"""Prompt slices of several sequences in one call: are they what each would be alone, bit for bit?
+
+    python -m benchmarks.exact_company [--time] [MODEL…]
+
+Each trial fills up to 8 KV streams with prefixes, computes a slice of each sequence in one
+`llama_decode`, and the same slices in a call each; then it compares the last logits and all KV
+rows of all sequences. MODEL is one of `tiny`, `wide`, `m125` with a type, as in `wide-Q4_K_M`, or
+the path of a GGUF file. `--time` measures what one call saves for 8 tails of 32 rows at 1,024.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.child import random_prompt
+from benchmarks.plain_batch import PlainBatch
+from benchmarks.plain_loop import GRANULE
+
+N_SEQ = 8
+N_CTX = 1_536
+UBATCH = 512
+MODELS = ("tiny-F16", "tiny-Q8_0", "tiny-Q4_0", "wide-F16", "wide-Q8_0", "wide-Q4_0", "wide-Q4_K_M")
+TAILS = (2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 31, 32, 48, 63)
+OUTPUTS = (1, 8)
+"""Rows of each slice that have logits: the kernels of the last layer go by their number."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Slices in one call.
+
+    Args:
+        kind: the line of the table.
+        starts: rows that each sequence has already.
+        rows: rows of each slice.
+    """
+
+    kind: str
+    starts: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--time", action="store_true")
+    chosen = parser.parse_args(arguments)
+    for name in chosen.models:
+        for flash_attn in (True, False):
+            loop = PlainBatch(_path(name), N_CTX, N_SEQ, flash_attn=flash_attn)
+            report = _times(loop) if chosen.time else _table(loop)
+            for line in report:
+                print(f"{name:<12} fa {'on ' if flash_attn else 'off'} {line}", flush=True)
+            loop.close()
+
+
+def _table(loop: PlainBatch) -> Iterator[str]:
+    kinds: dict[str, dict[tuple[int, ...], set[str]]] = {}
+    for trial in trials():
+        kinds.setdefault(trial.kind, {})[trial.rows] = _differences(loop, trial)
+    for kind, found in kinds.items():
+        yield f"{kind:<28} of {len(found):>2} equal: " + ", ".join(
+            f"{what} {_equal(found, what)}" for what in ("rows", *map(_logits, OUTPUTS))
+        )
+
+
+def _equal(found: dict[tuple[int, ...], set[str]], what: str) -> str:
+    wrong = [rows for rows, differences in found.items() if what in differences]
+    shown = " ".join(
+        f"{len(rows)}x{rows[0]}" if len(set(rows)) == 1 else "+".join(map(str, rows))
+        for rows in wrong
+    )
+    return f"{len(found) - len(wrong)}" + (f" (not {shown})" if wrong else "")
+
+
+def _logits(outputs: int) -> str:
+    return f"logits of {outputs}"
+
+
+def trials() -> Iterator[Trial]:
+    """All combinations of the table, the same at each call."""
+    source = random.Random(1)
+    for count in (2, 3, 8):
+        for tail in TAILS:
+            if count * tail > UBATCH:
+                continue
+            same = GRANULE * source.randrange(1, 8)
+            yield Trial(f"tails, same position, {count}", (same,) * count, (tail,) * count)
+            starts = tuple(GRANULE * source.randrange(1, 16) for _ in range(count))
+            yield Trial(f"tails, any positions, {count}", starts, (tail,) * count)
+    for count in (2, 3, 4, 8):
+        for rows in range(GRANULE, UBATCH // count + 1, GRANULE):
+            starts = tuple(GRANULE * source.randrange(12) for _ in range(count))
+            yield Trial("slices of 64 n, equal", starts, (rows,) * count)
+    for mixed in ((64, 128), (128, 64), (64, 448), (320, 192), (64, 64, 384), (128, 192, 64)):
+        starts = tuple(GRANULE * source.randrange(8) for _ in mixed)
+        yield Trial("slices of 64 n, unequal", starts, mixed)
+    for mixed in ((65, 65), (100, 100), (64, 100), (127, 200), (70, 90, 110), (63, 64), (20, 128)):
+        yield Trial("slices of other lengths", (GRANULE,) * len(mixed), mixed)
+    for mixed in ((8, 9), (16, 48), (62, 63), (5, 6, 7), (2, 60)):
+        yield Trial("tails, unequal", (GRANULE,) * len(mixed), mixed)
+    for count in (2, 4, 8):
+        yield Trial("tails of one row", (GRANULE * 9,) * count, (1,) * count)
+
+
+def _differences(loop: PlainBatch, trial: Trial) -> set[str]:
+    """What differs between the slices in one call and in a call each."""
+    prompts = [
+        random_prompt(start + rows, sum(trial.rows) + sequence, loop.n_vocab)
+        for sequence, (start, rows) in enumerate(zip(trial.starts, trial.rows, strict=True))
+    ]
+    found: set[str] = set()
+    for outputs in OUTPUTS:
+        alone, together = (_compute(loop, prompts, trial, outputs, one) for one in (False, True))
+        found |= {"rows"} if alone[0] != together[0] else set()
+        found |= {_logits(outputs)} if alone[1] != together[1] else set()
+    return found
+
+
+def _compute(
+    loop: PlainBatch, prompts: Sequence[Sequence[int]], trial: Trial, outputs: int, one_call: bool
+) -> tuple[list[bytes], list[bytes]]:
+    """The KV rows and the last logits of all sequences."""
+    _fill(loop, prompts, trial.starts)
+    sequences = range(len(prompts))
+    slices = [prompt[start:] for prompt, start in zip(prompts, trial.starts, strict=True)]
+    if one_call:
+        loop.slices(sequences, slices, trial.starts, outputs)
+        ends = [sum(trial.rows[: sequence + 1]) - 1 for sequence in sequences]
+        logits = [loop.logits(end).tobytes() for end in ends]
+    else:
+        logits = []
+        for sequence, tokens, start in zip(sequences, slices, trial.starts, strict=True):
+            loop.slices([sequence], [tokens], [start], outputs)
+            logits.append(loop.logits(-1).tobytes())
+    return [loop.state(sequence) for sequence in sequences], logits
+
+
+def _fill(loop: PlainBatch, prompts: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+    loop.clear()
+    for sequence, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
+        for begin in range(0, start, UBATCH):
+            end = min(start, begin + UBATCH)
+            loop.slice(sequence, prompt[begin:end], begin)
+
+
+def _times(loop: PlainBatch, start: int = 1_024, rows: int = 32, turns: int = 7) -> Iterator[str]:
+    prompts = [random_prompt(start + rows, seed, loop.n_vocab) for seed in range(N_SEQ)]
+    slices = [prompt[start:] for prompt in prompts]
+    _fill(loop, prompts[:1], [start])
+    taken: dict[str, list[float]] = {"a call each": [], "one call": []}
+    for turn in range(turns):
+        for name in sorted(taken, reverse=bool(turn % 2)):
+            for sequence in range(1, N_SEQ):
+                loop.drop(sequence)
+                loop.copy(0, sequence)
+            loop.truncate(0, start)
+            for sequence in range(1, N_SEQ):
+                loop.truncate(sequence, start)
+            taken[name].append(_seconds(loop, slices, start, together=name == "one call"))
+    each, one = (statistics.median(values[1:]) * 1e3 for values in taken.values())
+    yield f"{N_SEQ} tails of {rows} at {start}: a call each {each:.0f} ms, one {one:.0f} ms"
+
+
+def _seconds(
+    loop: PlainBatch, slices: Sequence[Sequence[int]], start: int, *, together: bool
+) -> float:
+    begun = time.perf_counter()
+    if together:
+        loop.slices(range(N_SEQ), slices, [start] * N_SEQ)
+    else:
+        for sequence, tokens in enumerate(slices):
+            loop.slice(sequence, tokens, start)
+    loop.sample(-1)
+    return time.perf_counter() - begun
+
+
+def _path(name: str) -> str:
+    from tests.models.cache import cached_model
+    from tests.models.shapes import M125, TINY, WIDE
+
+    shape, _, quant = name.partition("-")
+    shapes = {"tiny": TINY, "wide": WIDE, "m125": M125}
+    return str(cached_model(shapes[shape], quant)) if shape in shapes else name  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
