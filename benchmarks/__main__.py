@@ -24,6 +24,7 @@ NAMES = (
     "many_streams",
     "shared_prefix",
     "stall",
+    "soak",
 )
 
 
