@@ -2,7 +2,7 @@
 
     python -m benchmarks.exact_company [--time] [MODEL…]
 
-Each trial fills up to 8 KV streams with prefixes, computes a slice of each sequence in one
+Each trial gives up to 8 KV streams a prefix each, computes a slice of each sequence in one
 `llama_decode`, and the same slices in a call each; then it compares the last logits and all KV
 rows of all sequences. MODEL is one of `tiny`, `wide`, `m125` with a type, as in `wide-Q4_K_M`, or
 the path of a GGUF file. `--time` measures what one call saves for 8 tails of 32 rows at 1,024.
@@ -22,6 +22,10 @@ from benchmarks.plain_batch import PlainBatch
 from benchmarks.plain_loop import GRANULE
 
 N_SEQ = 8
+SOURCE = N_SEQ
+"""The stream that the others are copied from."""
+
+PREFIX = 1_024
 N_CTX = 1_536
 UBATCH = 512
 MODELS = ("tiny-F16", "tiny-Q8_0", "tiny-Q4_0", "wide-F16", "wide-Q8_0", "wide-Q4_0", "wide-Q4_K_M")
@@ -52,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     for name in chosen.models:
         for flash_attn in (True, False):
-            loop = PlainBatch(_path(name), N_CTX, N_SEQ, flash_attn=flash_attn)
+            loop = PlainBatch(_path(name), N_CTX, N_SEQ + 1, flash_attn=flash_attn)
+            _fill(loop)
             report = _times(loop) if chosen.time else _table(loop)
             for line in report:
                 print(f"{name:<12} fa {'on ' if flash_attn else 'off'} {line}", flush=True)
@@ -110,25 +115,21 @@ def trials() -> Iterator[Trial]:
 
 def _differences(loop: PlainBatch, trial: Trial) -> set[str]:
     """What differs between the slices in one call and in a call each."""
-    prompts = [
-        random_prompt(start + rows, sum(trial.rows) + sequence, loop.n_vocab)
-        for sequence, (start, rows) in enumerate(zip(trial.starts, trial.rows, strict=True))
-    ]
     found: set[str] = set()
     for outputs in OUTPUTS:
-        alone, together = (_compute(loop, prompts, trial, outputs, one) for one in (False, True))
+        alone, together = (_compute(loop, trial, outputs, one) for one in (False, True))
         found |= {"rows"} if alone[0] != together[0] else set()
         found |= {_logits(outputs)} if alone[1] != together[1] else set()
     return found
 
 
 def _compute(
-    loop: PlainBatch, prompts: Sequence[Sequence[int]], trial: Trial, outputs: int, one_call: bool
+    loop: PlainBatch, trial: Trial, outputs: int, one_call: bool
 ) -> tuple[list[bytes], list[bytes]]:
     """The KV rows and the last logits of all sequences."""
-    _fill(loop, prompts, trial.starts)
-    sequences = range(len(prompts))
-    slices = [prompt[start:] for prompt, start in zip(prompts, trial.starts, strict=True)]
+    _begin(loop, trial.starts)
+    sequences = range(len(trial.rows))
+    slices = _slices(loop, trial.rows)
     if one_call:
         loop.slices(sequences, slices, trial.starts, outputs)
         ends = [sum(trial.rows[: sequence + 1]) - 1 for sequence in sequences]
@@ -141,41 +142,45 @@ def _compute(
     return [loop.state(sequence) for sequence in sequences], logits
 
 
-def _fill(loop: PlainBatch, prompts: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+def _slices(loop: PlainBatch, rows: Sequence[int]) -> list[list[int]]:
+    return [random_prompt(count, sum(rows) + seed, loop.n_vocab) for seed, count in enumerate(rows)]
+
+
+def _fill(loop: PlainBatch) -> None:
+    """Compute the prefix that all sequences begin with, in a stream of its own."""
     loop.clear()
-    for sequence, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
-        for begin in range(0, start, UBATCH):
-            end = min(start, begin + UBATCH)
-            loop.slice(sequence, prompt[begin:end], begin)
+    prefix = random_prompt(PREFIX, 0, loop.n_vocab)
+    for begin in range(0, PREFIX, UBATCH):
+        loop.slice(SOURCE, prefix[begin : begin + UBATCH], begin)
 
 
-def _times(loop: PlainBatch, start: int = 1_024, rows: int = 32, turns: int = 7) -> Iterator[str]:
-    prompts = [random_prompt(start + rows, seed, loop.n_vocab) for seed in range(N_SEQ)]
-    slices = [prompt[start:] for prompt in prompts]
-    _fill(loop, prompts[:1], [start])
+def _begin(loop: PlainBatch, starts: Sequence[int]) -> None:
+    """Give each sequence so many rows of the prefix; the others have none."""
+    for sequence in range(N_SEQ):
+        loop.drop(sequence)
+    for sequence, start in enumerate(starts):
+        loop.copy(SOURCE, sequence)
+        loop.truncate(sequence, start)
+
+
+def _times(loop: PlainBatch, rows: int = 32, turns: int = 7) -> Iterator[str]:
+    slices = _slices(loop, [rows] * N_SEQ)
     taken: dict[str, list[float]] = {"a call each": [], "one call": []}
     for turn in range(turns):
         for name in sorted(taken, reverse=bool(turn % 2)):
-            for sequence in range(1, N_SEQ):
-                loop.drop(sequence)
-                loop.copy(0, sequence)
-            loop.truncate(0, start)
-            for sequence in range(1, N_SEQ):
-                loop.truncate(sequence, start)
-            taken[name].append(_seconds(loop, slices, start, together=name == "one call"))
+            _begin(loop, [PREFIX] * N_SEQ)
+            taken[name].append(_seconds(loop, slices, together=name == "one call"))
     each, one = (statistics.median(values[1:]) * 1e3 for values in taken.values())
-    yield f"{N_SEQ} tails of {rows} at {start}: a call each {each:.0f} ms, one {one:.0f} ms"
+    yield f"{N_SEQ} tails of {rows} at {PREFIX}: a call each {each:.0f} ms, one {one:.0f} ms"
 
 
-def _seconds(
-    loop: PlainBatch, slices: Sequence[Sequence[int]], start: int, *, together: bool
-) -> float:
+def _seconds(loop: PlainBatch, slices: Sequence[Sequence[int]], *, together: bool) -> float:
     begun = time.perf_counter()
     if together:
-        loop.slices(range(N_SEQ), slices, [start] * N_SEQ)
+        loop.slices(range(N_SEQ), slices, [PREFIX] * N_SEQ)
     else:
         for sequence, tokens in enumerate(slices):
-            loop.slice(sequence, tokens, start)
+            loop.slice(sequence, tokens, PREFIX)
     loop.sample(-1)
     return time.perf_counter() - begun
 
