@@ -30,6 +30,7 @@ from erllama.errors import (
     QueueFull,
     RequestError,
     RuntimeStopped,
+    SessionBusy,
 )
 from erllama.model.handle import Model
 from erllama.model.request import Request
@@ -52,6 +53,7 @@ from erllama.types import (
     Text,
     Timings,
     Usage,
+    Verified,
 )
 
 __version__ = "0.1.0"
@@ -100,10 +102,12 @@ __all__ = [
     "RuntimeStatus",
     "RuntimeStopped",
     "SamplingParams",
+    "SessionBusy",
     "Stream",
     "Text",
     "Timings",
     "Usage",
+    "Verified",
     "VerifyReport",
     "bundled_model",
     "load",

@@ -121,6 +121,13 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
         bool,
         Meta(description="One KV buffer for all sequences: less memory, slower, never exact."),
     ] = False
+    deterministic: Annotated[
+        bool,
+        Meta(
+            description="Decode rows do not depend on what else is running: every decode call is "
+            "padded to a multiple of 4 rows, at least 8."
+        ),
+    ] = False
     swa_full: Annotated[
         bool,
         Meta(description="Keep the whole context of sliding-window layers, not the window only."),
@@ -136,13 +143,56 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=1e3)] | None,
         Meta(description="RoPE frequency factor; None: the model's."),
     ] = None
+    decode_stall_ms: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=600_000,
+            description="Longest pause of a running stream while prompts of others are computed; "
+            "a slice of 64 rows is the least that is computed at a time.",
+        ),
+    ] = 100.0
     max_queue: Annotated[
         int,
         Meta(ge=1, le=100_000, description="Requests that may wait; one more gets QueueFull."),
     ] = 256
+    queue_timeout_s: Annotated[
+        Annotated[float, Meta(gt=0, le=31_536_000)] | None,
+        Meta(description="Longest wait for a sequence, then CallTimeout; None: no limit."),
+    ] = None
+    session_idle_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=31_536_000,
+            description="How long an idle session keeps its sequence; its rows stay in the cache.",
+        ),
+    ] = 300.0
+    reader_stall_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=31_536_000,
+            description="How long a stream that nobody reads keeps its sequence.",
+        ),
+    ] = 10.0
+    step_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400,
+            description="Longest time of one step of the engine; then it is aborted and its "
+            "requests get EngineStuck.",
+        ),
+    ] = 120.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.n_seq_max > self.n_batch:
+            raise ConfigError(
+                f"ContextConfig.n_seq_max: {self.n_seq_max} sequences have a row each in a step of "
+                f"{self.n_batch}; raise n_batch, or use fewer sequences"
+            )
         if self.type_v not in ("f32", "f16", "bf16") and self.flash_attn is False:
             raise ConfigError(
                 f"ContextConfig.type_v: {self.type_v} needs flash attention; "

@@ -5,7 +5,7 @@ ErllamaError
 ├── ModelLoadError                    file missing, not GGUF, truncated, unsupported: says which
 ├── ModelNotFound(KeyError), ModelAlreadyLoaded
 ├── RequestError(ValueError)          ── PromptTooLong
-├── Busy                              ├── MailboxFull   ├── QueueFull(retry_after)
+├── Busy                              ├── MailboxFull   ├── QueueFull(retry_after)  ├── SessionBusy
 ├── EngineError                       ├── EngineCrashed ├── DecodeFailed ├── EngineStuck
 ├── NotSupported                      this model or backend cannot do that
 ├── ActorDied, CallTimeout
@@ -65,6 +65,10 @@ class QueueFull(Busy):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class SessionBusy(Busy):
+    """Another request of this session is running."""
 
 
 class EngineError(ErllamaError):

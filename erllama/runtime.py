@@ -50,7 +50,6 @@ from erllama.errors import (
     ModelAlreadyLoaded,
     ModelLoadError,
     ModelNotFound,
-    NotSupported,
     RuntimeStopped,
 )
 from erllama.model.actor import ModelSpec
@@ -370,11 +369,6 @@ class Runtime:
             )
         context_config = _override(context, ContextConfig, context_fields)
         policy_config = _override(policy, CachePolicy, policy_fields)
-        if context_config.n_seq_max > 1:
-            raise NotSupported(
-                "ContextConfig.n_seq_max: a model computes one sequence at a time in this version; "
-                "leave it at 1, requests are queued"
-            )
         return ModelSpec(
             id=chosen,
             path=str(file),

@@ -7,25 +7,27 @@ from typing import Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled"]
-Phase = Literal["loading", "idle", "running", "failed", "stopping"]
+Phase = Literal["loading", "idle", "running", "stuck", "failed", "stopping"]
 
 
 class CacheUse(msgspec.Struct, frozen=True, kw_only=True):
     """What the KV cache did for a request.
 
     Attributes:
-        hit: `exact`: the whole prompt with its logits, nothing was computed; `partial`; `cold`.
+        hit: `exact`: the whole prompt with its logits, nothing was computed; `sticky`: the state
+            that the session's last request left in place; `partial`; `cold`.
         read: tokens of the prompt that were restored.
         created: tokens whose rows were new.
         pure: the answer equals that of a cold run bit for bit, as far as the engine promises it.
-        tier: where the rows came from: the slowest of `ram`, `ram_file`, `disk`; None: nowhere.
+        tier: where the rows came from: the slowest of `ram`, `ram_file`, `disk`; `live`: they
+            were in place; None: nowhere.
     """
 
-    hit: Literal["exact", "partial", "cold"]
+    hit: Literal["exact", "partial", "cold", "sticky"]
     read: int
     created: int
     pure: bool
-    tier: Literal["ram", "ram_file", "disk"] | None
+    tier: Literal["ram", "ram_file", "disk", "live"] | None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +58,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     `tokens` are the sampled ones, an end-of-generation token included; `context_tokens` is the
     prompt plus `tokens`. `seed` is the one that was used, so that a run can be repeated.
     `finish_key` as `parent_key` with `context_tokens`, and anything behind it, as the prompt
-    resumes exactly here; None if nothing was saved.
+    resumes exactly here; None if nothing was saved. `stop_sequence` is the one that ended the
+    text, which does not show it; `tokens` has its tokens.
     """
 
     text: str
@@ -68,6 +71,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     usage: Usage
     timings: Timings
+    stop_sequence: str | None = None
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +83,28 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
 
 
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the model's greedy choice agrees with some candidates.
+
+    Attributes:
+        accepted: candidates, from the first on, that it would have chosen itself.
+        next_token: what it chooses behind those.
+    """
+
+    accepted: int
+    next_token: int
+
+
 class Text(msgspec.Struct, frozen=True, tag=True):
-    """Whole characters, and the token that completed them."""
+    """Whole characters, and the token that completed them.
+
+    A reader that lags far behind gets the text of several tokens at once, and the last token.
+    `logprob` is the natural logarithm of the token's probability, if the request asked for it.
+    """
 
     text: str
     token: int
+    logprob: float | None = None
 
 
 class PrefillProgress(msgspec.Struct, frozen=True, tag=True):
@@ -149,10 +170,12 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What a model is doing now.
 
     Attributes:
-        phase: loading, idle, running, failed or stopping.
+        phase: loading, idle, running, failed or stopping; stuck: the engine does not come back
+            from a native call and does not obey its abort flag, so the process must be restarted.
         load_progress: 0 to 1 while loading.
-        active: requests being computed.
-        pending: requests that wait.
+        active: requests that hold a sequence.
+        pending: requests that wait for one.
+        sessions: idle sessions that hold a sequence.
         restarts: how often the model was loaded again after a crash.
         decode_tokens_per_s: of the latest generation; 0 before the first.
         prefill_tokens_per_s: of the latest prompt; 0 before the first.
@@ -164,6 +187,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     load_progress: float
     active: int
     pending: int
+    sessions: int
     restarts: int
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
@@ -187,12 +211,14 @@ class LaneInfo(msgspec.Struct, frozen=True, kw_only=True):
         generation: how often one was started in this process.
         queued: jobs that wait, of all models.
         busy_s: seconds that the running job has taken; 0 between jobs.
+        stuck: it does not come back from a native call; the process must be restarted.
     """
 
     alive: bool
     generation: int
     queued: int
     busy_s: float
+    stuck: bool = False
 
 
 class RuntimeStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,6 +53,7 @@ PURE = {
     "model.slicing",
     "sampling",
     "text",
+    "text.stop",
     "text.utf8",
 }
 IMPURE_MODULES = {"asyncio", "os", "time"}

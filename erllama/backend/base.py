@@ -4,7 +4,7 @@ Everything an engine takes and returns is plain data (msgspec-encodable structs,
 ids), so that an engine may live in this process or in another one. What it can do is declared in
 `Capabilities`; nothing is probed.
 
-Threads: `step` and `close` run on the lane (`erllama.backend.lane`), one call at a time;
+Threads: `step`, `rebuild` and `close` run on the lane (`erllama.backend.lane`), one call at a time;
 `tokenize`, `detokenize` and `abort` may be called from any thread at any time before `close`.
 """
 
@@ -83,6 +83,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         granule: prompts are cut at multiples of this many rows, so that the numbers do not
             depend on the cutting (docs/exact-slicing.md).
         family: how the model keeps its state.
+        truncate: tokens can be dropped from the end of a sequence in place (`Begin.keep`); of a
+            sliding-window model never below the length that was restored, as what the window
+            held before it is gone.
+        deterministic: decode rows do not depend on what else is running
+            (`ContextConfig.deterministic`).
         state: how states can be saved and restored; None: they cannot.
     """
 
@@ -93,6 +98,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     n_batch: int
     granule: int
     family: Family
+    truncate: bool
+    deterministic: bool
     state: StateCapabilities | None = None
 
 
@@ -123,23 +130,31 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """Give sequence `seq` a sampler. Its cells are emptied, unless `keep`: a restored state."""
+    """Give sequence `seq` a sampler, and say how many of the tokens it holds stay.
+
+    Attributes:
+        keep: 0: its cells are emptied; as many as they hold: all stay; fewer: the rest is dropped
+            from the end, where `Capabilities.truncate`.
+    """
 
     seq: int
     sampler: SamplerPlan
-    keep: bool = False
+    keep: int = 0
 
 
 class Prefill(msgspec.Struct, frozen=True):
     """Compute `tokens` of sequence `seq` from position `pos` on.
 
-    With `logits`, the last row's logits are kept, so that a token can be drawn from them.
+    Attributes:
+        logits: the last row's logits are kept, so that a token can be drawn from them.
+        greedy: for so many rows at the end the likeliest token is reported.
     """
 
     seq: int
     pos: int
     tokens: array.array[int]
     logits: bool
+    greedy: int = 0
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -199,6 +214,11 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
         status: `done`; `aborted` (by `abort`); `no_slot` (the cells do not suffice, nothing
             changed); `failed` (`detail` says why).
         positions: for each sequence of the plan, how many tokens its cells now hold.
+        failures: sequences from whose logits no token came, and why: not finite, or the sampler
+            raised or chose nothing. The others of the step were drawn all the same, and the
+            status is `done`.
+        greedy: what `Prefill.greedy` asked for: for each of these rows the token of the largest
+            raw logit, of equal ones the lowest id.
         elapsed_ns: time on the lane.
         logits: what `StepPlan.keep_logits` asked for, float32.
     """
@@ -207,6 +227,8 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     status: StepStatus
     positions: dict[int, int]
     sampled: tuple[Sampled, ...] = ()
+    failures: dict[int, str] = {}
+    greedy: tuple[int, ...] = ()
     detail: str = ""
     elapsed_ns: int = 0
     logits: Buffer | None = None
@@ -294,6 +316,16 @@ class Engine(Protocol):
 
         Raises:
             DecodeFailed: the engine did not take it; the sequence is empty then.
+        """
+
+    def rebuild(self) -> None:
+        """Make the context anew, with every sequence empty and without sampler. On the lane only.
+
+        For a context that nobody knows the state of, as a step had to be given up in it.
+
+        Raises:
+            ModelLoadError: the context cannot be made; the engine can only be rebuilt or closed.
+            DecodeFailed: the engine is closed.
         """
 
     def close(self) -> None:

@@ -39,6 +39,12 @@ JOIN_S = 10.0
 _CONTENDED_S = 0.5
 
 
+_STUCK = (
+    "the compute thread does not come back from a native call and a second one must not start "
+    "beside it; restart the process"
+)
+
+
 class _Job:
     __slots__ = ("deliver", "kept", "work")
 
@@ -67,6 +73,7 @@ class _ComputeThread:
         self._last_used: dict[Hashable, float] = {}
         self._running: Hashable | None = None
         self.generation = 0
+        self.stuck = False
         self.busy_since: float | None = None
 
     def acquire(self, handle: Lane) -> None:
@@ -101,10 +108,28 @@ class _ComputeThread:
 
     def submit(self, owner: Hashable, job: _Job) -> None:
         with self._lock:
+            if self.stuck and not job.kept:
+                raise EngineStuck(_STUCK)
             if not self._accepting and not job.kept:
                 raise EngineCrashed("the compute lane is down; it is being restarted, try again")
             self._jobs.put(owner, job)
             self._wake.put(True)
+
+    def running(self, owner: Hashable) -> bool:
+        return self._running == owner
+
+    def give_up(self) -> None:
+        """The running job does not come back: who waits behind it is told, nobody may come."""
+        with self._lock:
+            self.stuck = True
+            left = self._jobs.drain()
+            for owner, job in left:
+                if job.kept:
+                    self._jobs.put(owner, job)
+                    self._wake.put(True)
+        for _, job in left:
+            if not job.kept:
+                job.deliver(None, EngineStuck(_STUCK))
 
     def contended(self, owner: Hashable) -> bool:
         """Whether another owner uses the lane, did so within half a second, or waits for it."""
@@ -127,6 +152,7 @@ class _ComputeThread:
                 generation=self.generation,
                 queued=len(self._jobs),
                 busy_s=0.0 if busy is None else time.monotonic() - busy,
+                stuck=self.stuck,
             )
 
     @staticmethod
@@ -135,10 +161,7 @@ class _ComputeThread:
             return
         old.join(JOIN_S)
         if old.is_alive():
-            raise EngineStuck(
-                "the compute thread does not come back from a native call and a second one must "
-                "not start beside it; restart the process"
-            )
+            raise EngineStuck(_STUCK)
 
     def _main(self, wake: queue.SimpleQueue[bool]) -> None:
         reason: BaseException | None = None
@@ -153,6 +176,8 @@ class _ComputeThread:
 
     def _run_next(self) -> None:
         with self._lock:
+            if not len(self._jobs):
+                return  # whoever gave the lane up has taken the job out
             owner, job = self._jobs.get()
             self._running = owner
         started = self.busy_since = time.monotonic()
@@ -169,6 +194,7 @@ class _ComputeThread:
             ended = time.monotonic()
             with self._lock:
                 self._running = None
+                self.stuck = False  # late, but back
                 if self._jobs.charge(owner, ended - started):
                     self._last_used[owner] = ended
         job.deliver(result, error)
@@ -277,6 +303,17 @@ class Lane:
     def contended(self, owner: Hashable) -> bool:
         """Whether owners other than this one are using the lane too."""
         return _process.contended(owner)
+
+    def running(self, owner: Hashable) -> bool:
+        """Whether a job of this owner is being computed."""
+        return _process.running(owner)
+
+    def give_up(self) -> None:
+        """The running job obeys no abort and does not come back.
+
+        What waits behind it gets `EngineStuck`, and so does all that comes, until it is back.
+        """
+        _process.give_up()
 
     def status(self) -> LaneInfo:
         """A snapshot; does not wait."""

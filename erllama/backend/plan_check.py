@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from erllama.backend.base import Buffer, Capabilities, Draw, StepPlan
+from erllama.backend.base import Begin, Buffer, Capabilities, Draw, StepPlan
 from erllama.errors import DecodeFailed
 
 _SEED_END = 2**32 - 1  # LLAMA_DEFAULT_SEED, llama.cpp's word for "any seed"
@@ -38,12 +38,14 @@ def check_plan(
     n_vocab: int,
     held: Sequence[int],
     samplers: Container[int],
+    least: Sequence[int],
     largest: Callable[[Sequence[int]], tuple[int, int]] = lambda ids: (min(ids), max(ids)),
 ) -> None:
     """Refuse a plan that breaks a rule.
 
     Args:
         held: for each sequence, how many tokens its cells hold.
+        least: for each sequence, the least length above 0 that it can be cut to.
         samplers: the sequences that have one.
         largest: least and greatest of some ids; an engine may bring a faster one.
 
@@ -57,10 +59,13 @@ def check_plan(
     for seq in (*sequences(plan), *plan.end, *(draw.seq for draw in plan.draws)):
         if not 0 <= seq < capabilities.n_seq_max:
             raise DecodeFailed(f"sequence {seq}: ids go from 0 to {capabilities.n_seq_max - 1}")
-    fresh = {*plan.end, *(begin.seq for begin in plan.begin if not begin.keep)}
+    kept = dict.fromkeys(plan.end, 0)
+    for begin in plan.begin:
+        _check_keep(begin, kept.get(begin.seq, held[begin.seq]), least[begin.seq], capabilities)
+        kept[begin.seq] = begin.keep
     for seq, pos, tokens in _computed(plan):
         _check_ids(largest(tokens), n_vocab)
-        _check_cells(seq, pos, len(tokens), 0 if seq in fresh else held[seq], capabilities.n_ctx)
+        _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
     _check_rows(plan, capabilities.n_batch)
     begun = {begin.seq for begin in plan.begin}
     with_logits = logit_rows(plan)
@@ -86,6 +91,24 @@ def _check_ids(bounds: tuple[int, int], n_vocab: int) -> None:
         raise DecodeFailed(f"a token id is outside the vocabulary of {n_vocab}")
 
 
+def _check_keep(begin: Begin, held: int, least: int, capabilities: Capabilities) -> None:
+    keep = begin.keep
+    if not 0 <= keep <= held:
+        raise DecodeFailed(f"sequence {begin.seq} holds {held} tokens; {keep} cannot be kept")
+    if keep in (0, held):
+        return
+    if not capabilities.truncate:
+        raise DecodeFailed(
+            f"sequence {begin.seq}: {keep} of {held} tokens cannot be kept, as this model's state "
+            "cannot be cut; keep all or none"
+        )
+    if keep < least:
+        raise DecodeFailed(
+            f"sequence {begin.seq}: {keep} of {held} tokens cannot be kept, as what the window "
+            f"held before {least} is gone; keep at least {least}, or none"
+        )
+
+
 def _check_cells(seq: int, pos: int, n: int, held: int, n_ctx: int) -> None:
     if pos != held:
         raise DecodeFailed(f"sequence {seq} holds {held} tokens; position {pos} leaves a gap")
@@ -95,6 +118,8 @@ def _check_cells(seq: int, pos: int, n: int, held: int, n_ctx: int) -> None:
 
 def _check_rows(plan: StepPlan, n_batch: int) -> None:
     n = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
+    if plan.prefill and not 0 <= plan.prefill.greedy <= n:
+        raise DecodeFailed(f"likeliest tokens of {plan.prefill.greedy} rows in a slice of {n}")
     if n > n_batch:
         raise DecodeFailed(f"{n} rows in a step; {n_batch} fit")
     if len({row.seq for row in plan.rows}) != len(plan.rows):

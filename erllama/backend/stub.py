@@ -18,6 +18,7 @@ from erllama.backend.aborts import Aborts
 from erllama.backend.base import (
     Buffer,
     Capabilities,
+    Draw,
     EngineInfo,
     FingerprintMemory,
     Frame,
@@ -48,6 +49,9 @@ class StubBackend:
         row_s: seconds that a row takes to "compute".
         on_step: called on the lane before each step; may raise, to play a failing engine.
         on_load: called on the worker while loading; may raise.
+        on_draw: called on the lane before each draw; may raise, to play logits that no token can
+            be drawn from.
+        on_rebuild: called on the lane before each `rebuild`; may raise.
         end_after: sampled tokens after which every generation ends by itself; None: never.
     """
 
@@ -57,11 +61,15 @@ class StubBackend:
         row_s: float = 0.0,
         on_step: Callable[[StepPlan], None] | None = None,
         on_load: Callable[[str], None] | None = None,
+        on_draw: Callable[[Draw], None] | None = None,
+        on_rebuild: Callable[[], None] | None = None,
         end_after: int | None = None,
     ) -> None:
         self.row_s = row_s
         self.on_step = on_step
         self.on_load = on_load
+        self.on_draw = on_draw
+        self.on_rebuild = on_rebuild
         self.end_after = end_after
         self.engines: list[StubEngine] = []
 
@@ -142,6 +150,8 @@ class StubEngine:
             n_batch=context.n_batch,
             granule=GRANULE,
             family="plain",
+            truncate=True,
+            deterministic=context.deterministic,
             state=StateCapabilities(
                 layers=(LayerRows(0, _TOKEN_BYTES, 0, 0),),
                 snapshot=False,
@@ -160,12 +170,15 @@ class StubEngine:
         self._end_and_begin(plan)
         aborted = aborted or self._compute(plan)
         self._given = {draw.seq: draw.logits for draw in plan.draws if draw.logits is not None}
-        sampled = () if aborted else tuple(self._sample(draw.seq, draw.seed) for draw in plan.draws)
+        failures: dict[int, str] = {}
+        sampled = () if aborted else self._draw_all(plan.draws, failures)
         return StepOutcome(
             number=plan.number,
             status="aborted" if aborted else "done",
             positions={seq: len(self._cells[seq]) for seq in sequences(plan)},
             sampled=sampled,
+            failures=failures,
+            greedy=() if aborted else self._greedy(plan),
             elapsed_ns=time.perf_counter_ns() - started,
             logits=self._logits(plan) if plan.keep_logits and not aborted else None,
         )
@@ -214,6 +227,14 @@ class StubEngine:
                 )
         return bytes(token for token in tokens if token < END).decode("utf-8", "replace")
 
+    def rebuild(self) -> None:
+        if self.closed:
+            raise DecodeFailed("the engine is closed")
+        if self._backend.on_rebuild is not None:
+            self._backend.on_rebuild()
+        self._cells = [[] for _ in self._cells]
+        self._samplers.clear()
+
     def close(self) -> None:
         self.closed = True
 
@@ -222,8 +243,7 @@ class StubEngine:
             self._cells[seq] = []
             self._samplers.pop(seq, None)
         for begin in plan.begin:
-            if not begin.keep:
-                self._cells[begin.seq] = []
+            del self._cells[begin.seq][begin.keep :]
             self._samplers[begin.seq] = begin.sampler
             self._drawn[begin.seq] = 0
 
@@ -242,11 +262,15 @@ class StubEngine:
         """A float32 for each token; the first ones are the bytes of the hash of the tokens."""
         if plan.prefill is None or not plan.prefill.logits:
             return None
-        digest = self._digest(plan.prefill.seq)
+        digest = _digest(self._cells[plan.prefill.seq])
         return array.array("f", [*digest, *bytes(N_VOCAB - len(digest))]).tobytes()
 
-    def _digest(self, seq: int) -> bytes:
-        return hashlib.sha256(token_array(self._cells[seq]).tobytes()).digest()
+    def _greedy(self, plan: StepPlan) -> tuple[int, ...]:
+        if plan.prefill is None:
+            return ()
+        cells = self._cells[plan.prefill.seq]
+        ends = range(len(cells) - plan.prefill.greedy + 1, len(cells) + 1)
+        return tuple(_letter(_digest(cells[:end])) for end in ends)
 
     def _check_seq(self, seq: int) -> None:
         if self.closed:
@@ -256,15 +280,26 @@ class StubEngine:
                 f"sequence {seq}: ids go from 0 to {self.capabilities.n_seq_max - 1}"
             )
 
+    def _draw_all(self, draws: Sequence[Draw], failures: dict[int, str]) -> tuple[Sampled, ...]:
+        sampled = []
+        for draw in draws:
+            try:
+                if self._backend.on_draw is not None:
+                    self._backend.on_draw(draw)
+                sampled.append(self._sample(draw.seq, draw.seed))
+            except Exception as error:  # whatever it is, it concerns this sequence alone
+                failures[draw.seq] = str(error)
+        return tuple(sampled)
+
     def _sample(self, seq: int, seed: int) -> Sampled:
         self._drawn[seq] += 1
         if self._drawn[seq] == self._backend.end_after:
             return Sampled(seq=seq, token=END, piece=b"", end=True)
         given = self._given.get(seq)
-        key = self._digest(seq) if given is None else _digest_of(given)
+        key = _digest(self._cells[seq]) if given is None else _digest_of(given)
         if self._samplers[seq].draws:
             key += seed.to_bytes(4, "little")
-        token = _LETTERS[hashlib.sha256(key).digest()[0] % len(_LETTERS)]
+        token = _letter(key)
         return Sampled(seq=seq, token=token, piece=bytes([token]), end=False)
 
     def _check(self, plan: StepPlan) -> None:
@@ -276,7 +311,16 @@ class StubEngine:
             n_vocab=N_VOCAB,
             held=[len(cells) for cells in self._cells],
             samplers=self._samplers,
+            least=[0] * len(self._cells),
         )
+
+
+def _digest(tokens: Sequence[int]) -> bytes:
+    return hashlib.sha256(token_array(tokens).tobytes()).digest()
+
+
+def _letter(key: bytes) -> int:
+    return _LETTERS[hashlib.sha256(key).digest()[0] % len(_LETTERS)]
 
 
 def _digest_of(logits: Buffer) -> bytes:

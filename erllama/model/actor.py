@@ -1,22 +1,21 @@
-"""The model actor: one loaded model, one request computed at a time.
+"""The model actor: one loaded model, whose requests are computed side by side.
 
 Contract
-    State     loading → idle ⇄ running; failed, after too many crashes.
-              `_queue` holds requests in order of arrival, `_active` the one being computed.
-    Writers   this actor's task alone. The lane reports through `StepDone` messages.
-    Invariant at most one step is on its way (`_step` is its number, else None); a job is in the
-              queue, active, or answered. Between two steps the mailbox is served: cancel, status
-              and new requests never wait longer than one step, and a running step is cut short
-              for a cancel.
+    State     loading → idle ⇄ running; stuck, when the engine does not come back; failed, after
+              too many crashes. `_waiting` holds the requests without a sequence, `_floor` those
+              with one, `_stepper` the step on its way.
+    Writers   this actor's task alone. The lane reports through messages.
+    Invariant a request waits, holds a sequence, or is answered. Between two steps the mailbox is
+              served: cancel, status and new requests never wait longer than one step, and a step
+              that computes for one request alone is cut short for its cancel.
 
-A tick is one message: `StepDone` → apply the outcome → plan the next step → submit it.
+A tick is one message: `StepDone` → apply the outcome → decide the next step → submit it.
 """
 
 from __future__ import annotations
 
 import array
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -32,7 +31,7 @@ from erllama.actor import (
     Urgent,
 )
 from erllama.actor.intensity import Intensity
-from erllama.backend.base import Backend, Engine, FingerprintMemory, Frame, StepOutcome
+from erllama.backend.base import Backend, Engine, FingerprintMemory, StepOutcome
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.cache.board import Board
@@ -42,7 +41,7 @@ from erllama.config import ContextConfig, ModelConfig
 from erllama.errors import (
     DecodeFailed,
     EngineCrashed,
-    EngineError,
+    EngineStuck,
     ErllamaError,
     ModelNotFound,
     NotSupported,
@@ -51,8 +50,8 @@ from erllama.errors import (
 from erllama.model.cache_work import CacheWork
 from erllama.model.caching import ModelCache
 from erllama.model.engine_owner import EngineOwner
+from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
-from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.info import model_info
 from erllama.model.job import Job
 from erllama.model.messages import (
@@ -60,31 +59,42 @@ from erllama.model.messages import (
     CachedPrefix,
     Cancel,
     Detokenize,
+    EndSession,
     Evict,
     Expire,
+    GiveUp,
     Kept,
+    PutBack,
+    QueuedTooLong,
+    ReaderCaughtUp,
+    ReaderStalls,
+    Rebuilt,
     RestoreDone,
     RowsRead,
     SaveDone,
+    SessionsIdle,
+    SpillDone,
     StepDone,
+    StepTooLong,
     Submit,
     Tokenize,
     Tokenized,
+    Unspilled,
     WaitedEnough,
 )
 from erllama.model.request import check_tokens
-from erllama.model.slicing import rows_within
+from erllama.model.scheduler import Decode, Scheduler, Slice
+from erllama.model.sessions import Sessions
+from erllama.model.spilling import Spilling
+from erllama.model.step import Chain, decode_plan, slice_plan, start_plan
+from erllama.model.stepper import Step, Stepper
+from erllama.model.waiting import Waiting
 from erllama.types import Done, Phase
 
 T = TypeVar("T")
 
 SHORT_TEXT = 1_024
 """Characters that are tokenized on the event loop: less than half a millisecond."""
-
-CONTENDED_SLICE_S = 0.1
-"""How long a prompt slice may keep the lane while other models compute too."""
-
-_SEQ = 0
 
 
 @dataclass(slots=True)
@@ -112,6 +122,18 @@ class ModelSpec:
         return ModelActor(self)
 
 
+@dataclass(slots=True)
+class Loaded:
+    """What there is once the model is loaded."""
+
+    engine: Engine
+    work: CacheWork
+    floor: Floor
+    stepper: Stepper
+    spilling: Spilling
+    scheduler: Scheduler
+
+
 class ModelActor(StateMachine):
     """See the module."""
 
@@ -126,15 +148,12 @@ class ModelActor(StateMachine):
             memory=spec.memory,
             on_progress=self._note_progress,
         )
-        self._engine: Engine | None = None
+        self._here: Loaded | None = None
         self._ready: list[ReplyTo] = []
-        self._queue: deque[Job] = deque()
-        self._active: Job | None = None
-        self._restoring = False
-        self._work: CacheWork | None = None
+        self._waiting = Waiting()
+        self._sessions = Sessions()
         self._evictions: list[ReplyTo] = []
-        self._step: int | None = None
-        self._steps = 0
+        self._orders = 0
 
     async def init(self) -> None:
         spec = self._spec
@@ -151,21 +170,27 @@ class ModelActor(StateMachine):
         )
 
     async def terminate(self, reason: object) -> None:
+        lost = self.state == "stuck"
         self._set_phase("stopping")
-        if self._step is not None and self._engine is not None:
-            self._engine.abort(self._step)
+        if self._here is not None:
+            self._here.stepper.rest()
+            self._here.stepper.abort()
         try:
-            if reason in ("shutdown", "normal") and self._work is not None:
-                await self._work.hand_over()
-                active = self._active
-                if active is not None and active.generation is not None:
-                    await self._work.save_last(active, active.generation)
+            if reason in ("shutdown", "normal") and self._here is not None and not lost:
+                await self._save_last(self._here)
         finally:  # also when there is no time left for that
             for job in self._jobs():
                 self._settle(job, self._parting_error(reason))
             self._gauges.rest()
             freed = self._owner.close()
-        await asyncio.wait([freed])
+        if not lost:  # else nothing is freed before the lane is back
+            await asyncio.wait([freed])
+
+    async def _save_last(self, here: Loaded) -> None:
+        await here.work.hand_over()
+        for job in here.floor.jobs():
+            if job.generation is not None:
+                await here.work.save_last(job, job.generation)
 
     # States
 
@@ -178,7 +203,7 @@ class ModelActor(StateMachine):
             case Call(AwaitReady(), reply):
                 self._ready.append(reply)
                 return DEFERRED
-            case Call(Tokenize() | Detokenize() | Evict() | CachedPrefix()):
+            case Call(Tokenize() | Detokenize() | Evict() | CachedPrefix() | EndSession()):
                 return POSTPONE
             case _:
                 return await self._serve(event)
@@ -189,6 +214,17 @@ class ModelActor(StateMachine):
 
     async def in_running(self, event: Event) -> Any:
         return await self._serve(event)
+
+    async def in_stuck(self, event: Event) -> Any:
+        """A thread is inside the engine and does not come out; when it does, all begins anew."""
+        match event:
+            case Urgent(StepDone()):
+                raise EngineCrashed("the engine was stuck in a step for too long")
+            case Call():
+                raise EngineStuck(
+                    f"model {self._spec.id!r} is stuck in a native call; restart the process"
+                )
+        return None
 
     async def in_failed(self, event: Event) -> Any:
         if isinstance(event, Call):
@@ -204,22 +240,24 @@ class ModelActor(StateMachine):
     async def on_enter_running(self) -> None:
         self._set_phase("running")
 
+    async def on_enter_stuck(self) -> None:
+        self._set_phase("stuck")
+
     async def on_enter_failed(self) -> None:
         self._set_phase("failed")
 
     # Loading
 
     async def _loaded(self, engine: Engine, fingerprint: str) -> None:
-        self._engine = engine
         self._gauges.load_progress = 1.0
-        self._work = self._make_work(engine, fingerprint)
+        self._here = self._make(engine, fingerprint)
         info = model_info(self._spec.id, self._spec.path, fingerprint, engine)
         self._gauges.info = info
         for reply in self._ready:
             reply.send(info)
         self._ready.clear()
         await self.goto("idle")
-        for job in list(self._queue):
+        for job in list(self._waiting):
             self._start_tokenizing(job)
         await self._advance()
 
@@ -232,37 +270,91 @@ class ModelActor(StateMachine):
         # The first load is the caller's to repeat: the supervisor must not.
         self.stop_self("normal")
 
+    def _make(self, engine: Engine, fingerprint: str) -> Loaded:
+        spec = self._spec
+        cache = ModelCache(
+            spec.board,
+            spec.peers,
+            spec.policy,
+            engine=engine,
+            context=spec.context,
+            fingerprint=fingerprint,
+        )
+        work = CacheWork(
+            board=spec.board,
+            peers=spec.peers,
+            cache=cache,
+            owner=self._owner,
+            engine=engine,
+            readers=spec.readers,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            spawn=lambda work, tag: self.spawn_task(work, then=tag),
+        )
+        stepper = Stepper(
+            owner=self._owner,
+            engine=engine,
+            gauges=self._gauges,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            bound_s=spec.context.step_timeout_s,
+        )
+        spilling = Spilling(
+            owner=self._owner,
+            engine=engine,
+            readers=spec.readers,
+            urgent=self.ref.urgent,
+            spawn=lambda work, tag: self.spawn_task(work, then=tag),
+        )
+        floor = Floor(
+            context=spec.context,
+            engine=engine,
+            work=work,
+            stepper=stepper,
+            spilling=spilling,
+            sessions=self._sessions,
+            waiting=self._waiting,
+            gauges=self._gauges,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            settle=self._settle,
+        )
+        scheduler = Scheduler(
+            n_batch=engine.capabilities.n_batch,
+            granule=engine.capabilities.granule,
+            stall_s=spec.context.decode_stall_ms / 1e3,
+            pace=self._gauges.pace,
+        )
+        return Loaded(engine, work, floor, stepper, spilling, scheduler)
+
     # Serving
 
     async def _serve(self, event: Event) -> Any:
         match event:
             case Call(Submit(job), reply):
                 self._take(job, reply)
-            case Urgent(StepDone(outcome, error)):
-                self._step_done(outcome, error)
             case Urgent(Cancel(job)):
                 job.cancelled = True
                 self._end_early(job)
             case Urgent(Expire(job)):
                 job.timed_out = True
                 self._end_early(job)
+            case Urgent(QueuedTooLong(job)):
+                if job in self._waiting:
+                    job.queued_too_long = True
+                    self._end_early(job)
             case TaskDone(Tokenized(job), tokens, error):
                 self._tokenized(job, tokens, error)
-            case TaskDone(RowsRead() as tag, frame, error):
-                self._rows_read(tag, frame, error)
-            case Urgent(RestoreDone(job, start, error)):
-                self._restored(job, start, error)
-            case Urgent(SaveDone(saving, saved, error)):
-                self._cache_work.save_done(saving, saved, error)
-            case TaskDone(Kept(number)):
-                self._cache_work.kept(number)
             case Urgent(WaitedEnough(job)):
                 job.waited = True
             case Call(Evict(), reply):
                 self._evictions.append(reply)
             case Call(CachedPrefix(tokens)):
-                hit = self._cache_work.cache.find(tokens, salt="", exact=False, resume=None)
+                hit = self._loaded_here.work.cache.find(tokens, salt="", exact=False, resume=None)
                 return hit.tokens if hit is not None else 0
+            case Call(EndSession(session_id), reply):
+                self._end_session(session_id)
+                reply.send(None)
             case Call(Tokenize(text, add_special, parse_special), reply):
                 return self._beside(
                     reply,
@@ -270,17 +362,51 @@ class ModelActor(StateMachine):
                     lambda: list(self._tokenize(text, add_special, parse_special)),
                 )
             case Call(Detokenize(tokens), reply):
-                return self._beside(
-                    reply, len(tokens), lambda: self._loaded_engine.detokenize(tokens)
-                )
+                engine = self._loaded_here.engine
+                return self._beside(reply, len(tokens), lambda: engine.detokenize(tokens))
             case Call(AwaitReady()):
                 return self._gauges.info
-            case TaskDone():
-                return None
             case _:
-                raise TypeError(f"a model actor does not understand {event!r}")
+                await self._hear(event)
         await self._advance()
         return DEFERRED
+
+    async def _hear(self, event: Event) -> None:
+        """What the lane, the readers and the timers say; all of it after loading."""
+        here = self._loaded_here
+        match event:
+            case Urgent(StepDone(outcome, error, following)):
+                await self._step_done(here, outcome, error, following)
+            case TaskDone(RowsRead() as tag, frame, error):
+                here.floor.rows_read(tag, frame, error)
+            case Urgent(RestoreDone(job, entry, start, error)):
+                here.floor.restored(job, entry, start, error)
+            case Urgent(SpillDone(job, entry, saved, error)):
+                here.floor.spilled(job, entry, saved, error)
+            case TaskDone(Unspilled(job, entry), frame, error):
+                here.spilling.filled(job, entry, frame, error)
+            case Urgent(PutBack(job, entry, error)):
+                here.floor.put_back(job, entry, error)
+            case Urgent(SaveDone(saving, saved, error)):
+                here.work.save_done(saving, saved, error)
+            case TaskDone(Kept(number)):
+                here.work.kept(number)
+            case Urgent(ReaderCaughtUp(job)):
+                here.floor.caught_up(job)
+            case Urgent(ReaderStalls(job)):
+                here.floor.stalls(job)
+            case Urgent(SessionsIdle()):
+                here.floor.drop_idle_sessions()
+            case Urgent(StepTooLong(number)):
+                here.stepper.too_long(number)
+            case Urgent(GiveUp(number)):
+                await self._give_up(here, number)
+            case Urgent(Rebuilt(error)):
+                self._rebuilt(here, error)
+            case TaskDone():
+                return
+            case _:
+                raise TypeError(f"a model actor does not understand {event!r}")
 
     def _take(self, job: Job, reply: ReplyTo) -> None:
         """Queue a request, or refuse it."""
@@ -288,19 +414,33 @@ class ModelActor(StateMachine):
         if job.ending:  # a cancellation overtakes the request that it is for
             self._settle(job, None)
             return
-        if len(self._queue) >= self._spec.context.max_queue:
+        if len(self._waiting) >= self._spec.context.max_queue:
             raise QueueFull(
-                f"model {self._spec.id!r}: {len(self._queue)} requests wait already; "
+                f"model {self._spec.id!r}: {len(self._waiting)} requests wait already; "
                 "try again later, or raise max_queue",
                 retry_after=round(self._gauges.request_s, 3),
             )
+        if job.request.session_id is not None:
+            self._sessions.claim(job.request.session_id)
+            job.in_session = True
+        self._orders += 1
+        job.order = self._orders
         reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
-        if job.request.timeout is not None:
-            left = max(job.asked + job.request.timeout - self.clock.now(), 0.0)
-            job.timer = self.clock.call_later(left, lambda: self.ref.urgent(Expire(job)))
-        self._queue.append(job)
-        if self._engine is not None:
+        self._set_timers(job)
+        self._waiting.add(job)
+        if self._here is not None:
             self._start_tokenizing(job)
+
+    def _set_timers(self, job: Job) -> None:
+        now = self.clock.now()
+        if job.deadline is not None:
+            job.timers["timeout"] = self.clock.call_later(
+                max(job.deadline - now, 0.0), lambda: self.ref.urgent(Expire(job))
+            )
+        if self._spec.context.queue_timeout_s is not None:
+            job.timers["queue"] = self.clock.call_later(
+                self._spec.context.queue_timeout_s, lambda: self.ref.urgent(QueuedTooLong(job))
+            )
 
     def _start_tokenizing(self, job: Job) -> None:
         text = job.prompt
@@ -313,17 +453,17 @@ class ModelActor(StateMachine):
         try:
             job.tokens = self._tokenize(text, True, True)
         except ErllamaError as error:
-            self._queue.remove(job)
+            self._waiting.remove(job)
             self._settle(job, error)
 
     def _tokenized(self, job: Job, tokens: array.array[int], error: BaseException | None) -> None:
         job.tokens = tokens
-        if error is not None and job in self._queue:
-            self._queue.remove(job)
+        if error is not None and job in self._waiting:
+            self._waiting.remove(job)
             self._settle(job, error)
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> array.array[int]:
-        return self._loaded_engine.tokenize(
+        return self._loaded_here.engine.tokenize(
             text, add_special=add_special, parse_special=parse_special
         )
 
@@ -341,187 +481,191 @@ class ModelActor(StateMachine):
         self.spawn_task(answer(), then="beside")
         return DEFERRED
 
+    def _end_session(self, session_id: str) -> None:
+        live = self._sessions.end(session_id)
+        if live is not None:
+            self._loaded_here.floor.give_back(live.seq)
+
     # The tick
 
-    def _step_done(self, outcome: StepOutcome | None, error: BaseException | None) -> None:
-        self._step = self._gauges.step_since = None
-        job = self._active
-        if outcome is None:
-            if not isinstance(error, DecodeFailed):
-                raise EngineCrashed(f"the engine failed: {error!r}") from error
-            if job is not None:
-                self._end(job, error)
-            return
-        if job is None or job.generation is None:
-            return
-        if job.ending:
-            if outcome.status == "done":
-                # also the token that was drawn: what the cells hold is then all but the last one
-                self._take_in(job, job.generation, outcome)
-            else:
-                job.generation.position = outcome.positions.get(_SEQ, job.generation.position)
-            self._end(job, None)
-        elif outcome.status == "done":
-            self._apply(job, job.generation, outcome)
-        else:
-            self._end(job, DecodeFailed(f"the step was {outcome.status}: {outcome.detail}"))
-
-    def _apply(self, job: Job, generation: Generation, outcome: StepOutcome) -> None:
-        before = generation.position
-        prefilling = generation.prefilling
-        self._take_in(job, generation, outcome)
-        if prefilling:
-            self._gauges.note_prefill(generation.position - before, outcome.elapsed_ns / 1e9)
-        else:
-            self._gauges.decode_rate = generation.decode_rate
-        self._cache_work.after_step(job, generation, outcome.logits)
-        if generation.finished is not None:
-            self._end(job, None)
-
-    def _take_in(self, job: Job, generation: Generation, outcome: StepOutcome) -> None:
-        events = generation.apply(outcome, self.clock.now())
-        if job.sink is not None:
-            for event in events:
-                job.sink.push(event)
-
-    def _end(self, job: Job, error: BaseException | None) -> None:
-        """The active request is over: as it was told, by itself, or by an error."""
-        if job is self._active:
-            self._active = None
-            self._restoring = False
-            if job.generation is not None:
-                self._gauges.note_request(self.clock.now() - job.generation.admitted)
-                if error is None:
-                    self._cache_work.at_end(job, job.generation, "finish")
-        self._settle(job, error)
-
-    def _end_early(self, job: Job) -> None:
-        """End a request on somebody's word: at once if it waits, else with the step it is in."""
-        if job is self._active:
-            if self._step is None:
-                self._end(job, None)
-            elif self._loaded_engine.capabilities.abort:
-                self._loaded_engine.abort(self._step)
-        elif job in self._queue:
-            self._queue.remove(job)
-            self._settle(job, None)
-
     async def _advance(self) -> None:
-        """Start the next step unless one is on its way; with nothing to do, be idle."""
-        if self._engine is not None and self._step is None:
-            if self._active is None:
-                self._admit_next()
-            if self._active is not None and not self._restoring:
-                self._start_step(self._active)
-        if self._evictions and not self._cache_work.busy and self._active is None:
+        """Admit, then start the next step unless one is on its way; with nothing to do, be idle."""
+        here = self._here
+        if here is None:
+            self._gauges.pending = len(self._waiting)
+            return
+        if self.state == "stuck":
+            return
+        here.floor.admit(self._check)
+        self._next_step(here)
+        here.floor.spill_what_must()
+        if self._evictions and not here.work.busy and not here.floor.busy:
+            here.floor.drop_all_sessions()
             for reply in self._evictions:
                 reply.send(None)
             self._evictions.clear()
-        self._gauges.active = int(self._active is not None)
-        self._gauges.pending = len(self._queue)
-        if self._engine is not None:
-            state = "idle" if self._active is None else "running"
-            if state != self.state:
-                await self.goto(state)
+        self._gauges.active = len(here.floor)
+        self._gauges.pending = len(self._waiting) + here.floor.parked
+        self._gauges.sessions = self._sessions.held
+        state = "running" if here.floor.busy else "idle"
+        if state != self.state:
+            await self.goto(state)
 
-    def _admit_next(self) -> None:
-        """Make the first request in the queue the active one, if it is tokenized."""
-        while self._queue and self._queue[0].tokens is not None:
-            if self._cache_work.must_wait(self._queue[0]):
-                return
-            job = self._queue.popleft()
-            try:
-                self._admit(job)
-            except ErllamaError as error:
-                self._settle(job, error)
+    def _next_step(self, here: Loaded) -> None:
+        """Start a step; or see that the lane stops decoding by itself where there is another."""
+        stepper, floor = here.stepper, here.floor
+        if floor.rebuilding:
+            return
+        starting = floor.starting()
+        decision = here.scheduler.plan(
+            floor.entries(), now=self.clock.now(), contended=self._contended(floor)
+        )
+        if stepper.current is not None:
+            chained = isinstance(decision, Decode) and stepper.goes_on_with(decision.seqs)
+            if starting or floor.wants_the_lane or not chained:
+                stepper.stop_chain()
+            return
+        number, end = stepper.next_number, floor.take_ended()
+        if starting:
+            plan = start_plan(number, [floor.generation(job) for job in starting], end=end)
+            stepper.start(plan, None, starting, None)
+        elif isinstance(decision, Decode):
+            jobs = [floor.on(seq) for seq in decision.seqs]
+            generations = [floor.generation(job) for job in jobs]
+            plan = decode_plan(number, generations, end=end)
+            chain = Chain(generations) if floor.may_chain else None
+            stepper.start(plan, decision, jobs, chain)
+        elif isinstance(decision, Slice):
+            job = floor.on(decision.seq)
+            plan = slice_plan(
+                number,
+                floor.generation(job),
+                limit=decision.limit,
+                granule=here.engine.capabilities.granule,
+                end=end,
+            )
+            stepper.start(plan, decision, [job], None)
+
+    def _contended(self, floor: Floor) -> bool:
+        """Whether other models compute too; asked only where it makes a difference."""
+        return floor.prefilling and self._owner.contended()
+
+    async def _step_done(
+        self,
+        here: Loaded,
+        outcome: StepOutcome | None,
+        error: BaseException | None,
+        following: int | None,
+    ) -> None:
+        step = here.stepper.done(following)
+        if outcome is None:
+            if isinstance(error, EngineStuck):  # another model holds the lane for good
+                await self._stop_serving(here, error)
+            elif isinstance(error, DecodeFailed):
+                here.floor.step_failed(step, str(error))
             else:
-                self._active = job
-                return
+                raise EngineCrashed(f"the engine failed: {error!r}") from error
+            return
+        self._account(here, step, outcome)
+        if outcome.status == "done":
+            here.floor.apply(step, outcome)
+        elif outcome.status == "no_slot":
+            here.floor.no_slot(step, outcome.detail)
+        elif outcome.status == "aborted":
+            here.floor.aborted(step, outcome)
+        else:
+            here.floor.step_failed(step, outcome.detail)
+        if step.stuck:
+            self._rebuild(here, step)
 
-    def _admit(self, job: Job) -> None:
-        engine = self._loaded_engine
+    def _account(self, here: Loaded, step: Step, outcome: StepOutcome) -> None:
+        if step.decision is None or outcome.status != "done":
+            return
+        seconds = outcome.elapsed_ns / 1e9
+        here.scheduler.took(step.decision, here.floor.entries(), seconds)
+        if isinstance(step.decision, Slice):
+            (job,) = step.jobs.values()
+            generation = here.floor.generation(job)
+            rows = outcome.positions[generation.seq] - generation.position
+            here.scheduler.pace.note_prefill(rows, seconds)
+
+    def _end_early(self, job: Job) -> None:
+        """End a request on somebody's word: at once if it waits, else with the step it is in."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            self._settle(job, None)
+        elif self._here is not None:
+            self._here.floor.end_early(job)
+
+    # When the engine does not come back
+
+    def _rebuild(self, here: Loaded, step: Step) -> None:
+        """A step was over its bound and obeyed: its requests fail, the others go on elsewhere."""
+        error = EngineStuck(
+            f"model {self._spec.id!r}: a step took longer than step_timeout_s "
+            f"({self._spec.context.step_timeout_s:g} s) and was aborted; raise it, or lower n_batch"
+        )
+        here.floor.evacuate(step, error)
+        try:
+            self._owner.run(
+                lambda engine: engine.rebuild(), lambda _, wrong: self.ref.urgent(Rebuilt(wrong))
+            )
+        except ErllamaError as down:
+            raise EngineCrashed(f"the engine failed: {down!r}") from down
+
+    def _rebuilt(self, here: Loaded, error: BaseException | None) -> None:
+        if error is not None:
+            raise EngineCrashed(f"a fresh context could not be made: {error!r}") from error
+        here.floor.rebuilt()
+
+    async def _give_up(self, here: Loaded, number: int) -> None:
+        if not here.stepper.is_lost(number):
+            return
+        self._owner.give_up()
+        await self._stop_serving(
+            here,
+            EngineStuck(
+                f"model {self._spec.id!r} does not come back from a native call and does not obey "
+                "its abort flag; restart the process"
+            ),
+        )
+
+    async def _stop_serving(self, here: Loaded, error: EngineStuck) -> None:
+        for job in self._jobs():
+            self._settle(job, error)
+        here.floor.forget_all()
+        for job in list(self._waiting):
+            self._waiting.remove(job)
+        self._gauges.active = self._gauges.pending = 0
+        await self.goto("stuck")
+
+    # Answers
+
+    def _check(self, job: Job) -> None:
+        """Refuse what this model cannot compute."""
+        engine = self._loaded_here.engine
         if not engine.capabilities.generate:
             raise NotSupported(
                 f"model {self._spec.id!r} cannot generate text (an encoder, or loaded with "
                 "vocab_only)"
             )
-        tokens = job.tokens or array.array("i")
-        check_tokens(tokens, n_vocab=engine.info.n_vocab, n_ctx=engine.capabilities.n_ctx)
-        job.admitted = self.clock.now()
-        self._restoring = self._cache_work.restore(job, self._gauges.prefill_rate)
-        if not self._restoring:
-            self._generate(job, NOTHING)
-
-    def _rows_read(self, tag: RowsRead, frame: Frame | None, error: BaseException | None) -> None:
-        wanted = tag.job is self._active
-        if self._cache_work.rows_read(tag, frame, error, wanted=wanted) or not wanted:
-            return
-        self._restoring = False
-        self._generate(tag.job, NOTHING)
-
-    def _restored(self, job: Job, start: Restored, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, DecodeFailed):
-            raise EngineCrashed(f"the engine failed: {error!r}") from error
-        if job is not self._active:
-            return
-        self._restoring = False
-        self._generate(job, NOTHING if error is not None else start)
-
-    def _generate(self, job: Job, start: Restored) -> None:
-        """Begin to compute a request, from what was restored for it."""
-        engine = self._loaded_engine
-        job.generation = Generation(
-            prompt=job.tokens or array.array("i"),
-            request=job.request,
-            seed=job.seed,
-            seq=_SEQ,
+        check_tokens(
+            job.tokens or array.array("i"),
+            n_vocab=engine.info.n_vocab,
             n_ctx=engine.capabilities.n_ctx,
-            asked=job.asked,
-            admitted=job.admitted,
-            now=self.clock.now() if start.tokens else job.admitted,
-            restored=start,
-            prefill_only=job.prefill_only,
-            keep_logits=self._cache_work.cache.enabled,
-            stops=self._cache_work.stops(job, start),
         )
-
-    def _start_step(self, job: Job) -> None:
-        generation = job.generation
-        if generation is None:
-            return
-        capabilities = self._loaded_engine.capabilities
-        self._steps += 1
-        plan = generation.plan(
-            self._steps, slice_limit=self._slice_limit(), granule=capabilities.granule
-        )
-        try:
-            self._owner.submit(
-                plan, lambda outcome, error: self.ref.urgent(StepDone(outcome, error))
-            )
-        except EngineError as down:
-            # not raised here: it would be the answer to whatever call happened to be served
-            self.ref.urgent(StepDone(None, down))
-        self._step = self._steps
-        self._gauges.step_since = self.clock.now()
-
-    def _slice_limit(self) -> int:
-        """Rows of a prompt slice: all that fit, or what fits a time if other models compute."""
-        capabilities = self._loaded_engine.capabilities
-        if not self._owner.contended():
-            return capabilities.n_batch
-        rows = rows_within(CONTENDED_SLICE_S, self._gauges.prefill_rate, capabilities.granule)
-        return min(rows, capabilities.n_batch)
-
-    # Answers
 
     def _settle(self, job: Job, error: BaseException | None) -> None:
         """Answer a request, once."""
-        if job.timer is not None:
-            job.timer.cancel()
+        job.stop_timers()
+        if job.in_session and job.request.session_id is not None:
+            job.in_session = False
+            key = job.generation.finish_key if job.generation is not None else None
+            self._sessions.release(job.request.session_id, job.left, key)
         if job.reply is None:
             return
         now = self.clock.now()
-        if error is None and job.timed_out:
+        if error is None and (job.timed_out or job.queued_too_long):
             error = job.timeout_error(now)
         if error is not None:
             job.reply.fail(error)
@@ -540,43 +684,15 @@ class ModelActor(StateMachine):
             "it is being loaded again, try again"
         )
 
-    def _make_work(self, engine: Engine, fingerprint: str) -> CacheWork:
-        spec = self._spec
-        cache = ModelCache(
-            spec.board,
-            spec.peers,
-            spec.policy,
-            engine=engine,
-            context=spec.context,
-            fingerprint=fingerprint,
-        )
-        return CacheWork(
-            board=spec.board,
-            peers=spec.peers,
-            cache=cache,
-            owner=self._owner,
-            engine=engine,
-            readers=spec.readers,
-            clock=self.clock,
-            urgent=self.ref.urgent,
-            spawn=lambda work, tag: self.spawn_task(work, then=tag),
-        )
-
     @property
-    def _cache_work(self) -> CacheWork:
-        if self._work is None:
+    def _loaded_here(self) -> Loaded:
+        if self._here is None:
             raise EngineCrashed(f"model {self._spec.id!r} is not loaded")
-        return self._work
+        return self._here
 
     def _jobs(self) -> list[Job]:
-        active = [self._active] if self._active is not None else []
-        return [*active, *self._queue]
-
-    @property
-    def _loaded_engine(self) -> Engine:
-        if self._engine is None:
-            raise EngineCrashed(f"model {self._spec.id!r} is not loaded")
-        return self._engine
+        begun = self._here.floor.all_jobs() if self._here is not None else []
+        return [*begun, *(job for job in self._waiting if job not in begun)]
 
     def _set_phase(self, phase: Phase) -> None:
         self._gauges.phase = phase

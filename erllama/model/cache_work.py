@@ -10,9 +10,10 @@ Contract
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from erllama.backend.base import Buffer, Engine, Frame, SavedState
@@ -45,10 +46,11 @@ from erllama.model.messages import (
     Saving,
     WaitedEnough,
 )
+from erllama.model.slicing import common_prefix
 
-_SEQ = 0
 _HOT = 2  # uses after which a row of a file is kept in memory too
-_SHARED = 32  # a common beginning shorter than this is not worth waiting for
+_SHARED_RUNNING = 2 * GRANULE  # tokens that are worth waiting for while they are computed,
+_SHARED_SAVING = 32  # and once they are being saved
 
 
 class CacheWork:
@@ -81,9 +83,10 @@ class CacheWork:
         self._clock = clock
         self._urgent = urgent
         self._spawn = spawn
-        self._saving: dict[int, list[int]] = {}
+        self._saving: dict[int, Saving] = {}
         self._taking: dict[int, tuple[Saving, asyncio.Future[SavedState | None]]] = {}
         self._numbers = 0
+        self._kept = 0
         state = engine.capabilities.state
         self._spacing = (
             snapshot_spacing(
@@ -102,41 +105,87 @@ class CacheWork:
 
     # Before a request
 
-    def must_wait(self, job: Job) -> bool:
-        """Whether rows that this request could use are just being saved; asked once a turn.
+    def must_wait(self, job: Job, running: Iterable[Job]) -> bool:
+        """Whether rows that this request could use are being computed or saved just now.
 
-        The wait ends by `Kept`, or by `WaitedEnough`.
+        The wait for a save ends by `Kept` or by `WaitedEnough`, that for a prompt with the
+        request whose prompt it is.
         """
+        if job.tokens is None or job.waited or job.spilled is not None or not self.cache.enabled:
+            return False
+        salt = job.request.cache_salt
+        if any(self._will_have(job, other, salt) for other in running):
+            return True
         limit = self.cache.policy.session_resume_wait_ms / 1e3
-        if job.waited or not self._saving or not self.cache.enabled or limit <= 0:
+        resumes = job.request.parent_key is not None or job.in_session
+        least = 1 if resumes else _SHARED_SAVING
+        saving = (one.tokens for one in self._saving.values() if one.salt == salt)
+        if limit <= 0 or not any(self._gain(job, one) >= least for one in saving):
             return False
-        begin = list((job.tokens or [])[:_SHARED])
-        if not any(saved[:_SHARED] == begin for saved in self._saving.values()):
-            return False
-        if job.wait_timer is None:
-            job.wait_timer = self._clock.call_later(limit, lambda: self._urgent(WaitedEnough(job)))
+        if "saved" not in job.timers:
+            job.timers["saved"] = self._clock.call_later(
+                limit, lambda: self._urgent(WaitedEnough(job))
+            )
         return True
 
-    def restore(self, job: Job, prefill_rate: float) -> bool:
-        """Begin to restore what the cache has of a prompt; False: it has nothing worth it."""
+    def _will_have(self, job: Job, other: Job, salt: str) -> bool:
+        """Whether a prompt that is being computed begins like this one, as far as is new."""
+        generation = other.generation
+        if generation is None or not generation.prefilling or other.request.cache_salt != salt:
+            return False
+        policy = self.cache.policy
+        saved = min(len(generation.prompt), policy.cold_max_tokens or len(generation.prompt))
+        if saved < max(policy.cold_min_tokens, policy.min_tokens):
+            return False
+        return self._gain(job, generation.prompt[:saved]) >= _SHARED_RUNNING
+
+    def _gain(self, job: Job, coming: array.array[int]) -> int:
+        """How many tokens of a prompt rows of `coming` will spare beyond those in the cache."""
+        tokens = job.tokens or array.array("i")
+        common = min(common_prefix(coming, tokens), len(tokens) - 1)
+        return common - self._known(job, tokens) if common > 0 else 0
+
+    def _known(self, job: Job, tokens: array.array[int]) -> int:
+        """How many tokens of a prompt the cache has; looked up again when rows were added."""
+        if job.known is None or job.known[0] != self._kept:
+            salt = job.request.cache_salt
+            hit = self.cache.find(tokens, salt=salt, exact=False, resume=None)
+            job.known = self._kept, 0 if hit is None else hit.tokens
+        return job.known[1]
+
+    def find(self, job: Job, resume: str | None) -> Hit | None:
+        """What the cache has of a prompt, if reading it is worth it."""
         tokens, request = job.tokens, job.request
         if tokens is None or not self.cache.enabled:
-            return False
-        hit = self.cache.find(
-            tokens, salt=request.cache_salt, exact=request.exact, resume=request.parent_key
+            return None
+        if job.verify_from is not None:
+            tokens = tokens[: job.verify_from]
+        return self.cache.find(
+            tokens, salt=request.cache_salt, exact=self.exact(job), resume=resume
         )
+
+    def exact(self, job: Job) -> bool:
+        """Whether only rows that a cold run would make are good enough."""
+        return job.request.exact or self._engine.capabilities.deterministic
+
+    def restore(self, job: Job, hit: Hit | None, prefill_rate: float) -> bool:
+        """Begin to restore what was found; False: it is nothing, or not worth it."""
+        if not self.cache.enabled:
+            return False
         if hit is None or (not hit.resumed and not self.cache.worth(hit, prefill_rate)):
             self.cache.count("misses")
             return False
-        index = self._board.index
+        index, entry = self._board.index, job.entry
+        if entry is None:
+            return False
         reader = self.cache.take(hit, self._clock.now())
 
         def read() -> Frame:
-            frame = self._engine.frame(_SEQ, hit.tokens)
+            frame = self._engine.frame(entry.seq, hit.tokens)
             reader.fill(frame)
             return frame
 
-        tag = RowsRead(job, hit, reader, self._clock.now())
+        tag = RowsRead(job, entry, hit, reader, self._clock.now())
         reading = self._spawn(self._readers.run(read), tag)
         # however it ends: with the actor too, which then serves no message about it
         reading.add_done_callback(lambda _: index.unpin(hit.all_rows))
@@ -172,11 +221,11 @@ class CacheWork:
         self.cache.count("restore_total_ns", int(start.seconds * 1e9))
         try:
             self._owner.run(
-                lambda engine: engine.restore(_SEQ, frame),
-                lambda _, wrong: self._urgent(RestoreDone(tag.job, start, wrong)),
+                lambda engine: engine.restore(tag.entry.seq, frame),
+                lambda _, wrong: self._urgent(RestoreDone(tag.job, tag.entry, start, wrong)),
             )
         except EngineError as down:
-            self._urgent(RestoreDone(tag.job, start, down))
+            self._urgent(RestoreDone(tag.job, tag.entry, start, down))
         return True
 
     def _unreadable(self, error: BaseException | None) -> None:
@@ -212,7 +261,7 @@ class CacheWork:
 
     def at_end(self, job: Job, generation: Generation, reason: Reason) -> None:
         """Save what a request leaves, however it ended."""
-        if not self.cache.enabled or not generation.position:
+        if not self.cache.enabled or not generation.position or generation.keep_end is not None:
             return
         self._save(job, generation, reason, None)
         if generation.stored >= generation.position >= self.cache.policy.min_tokens:
@@ -250,7 +299,8 @@ class CacheWork:
                 done.set_result(saved)
 
         with contextlib.suppress(EngineError):
-            self._owner.run(lambda engine: engine.save(_SEQ, ranges, snapshot=False), then)
+            seq = generation.seq
+            self._owner.run(lambda engine: engine.save(seq, ranges, snapshot=False), then)
             saved = await done
             if saved is not None:
                 await self.cache.offer(self._rows(saving, saved), saving.reason)
@@ -261,14 +311,23 @@ class CacheWork:
         made = self._to_save(job, generation, reason, logits)
         if made is not None:
             saving, snapshot = made
-            self._saving[saving.number] = saving.tokens
-            self._queue(saving, snapshot=snapshot)
+            self._saving[saving.number] = saving
+            self._queue(saving, generation.seq, snapshot=snapshot)
 
     def _to_save(
         self, job: Job, generation: Generation, reason: Reason, logits: Buffer | None
     ) -> tuple[Saving, bool] | None:
         """What there is to save now, and whether with a snapshot; None: nothing."""
         computed, prompt = generation.position, len(generation.prompt)
+        if generation.keep_end is not None:
+            # what lies behind was computed for somebody's guess
+            if self.cache.snapshots and computed > generation.keep_end:
+                return None
+            reason = "finish" if computed > generation.keep_end else "continued"
+            computed = min(computed, generation.keep_end)
+            computed -= computed % GRANULE
+            if computed <= generation.stored:
+                return None
         snapshot = self.cache.snapshots and self._snapshot_due(generation, reason)
         spans = what_to_save(
             self.cache.policy,
@@ -289,7 +348,7 @@ class CacheWork:
         self._numbers += 1
         saving = Saving(
             number=self._numbers,
-            tokens=generation.computed_tokens[: computed if snapshot else end],
+            tokens=array.array("i", generation.computed_tokens[: computed if snapshot else end]),
             spans=tuple(spans),
             pure_end=generation.pure_end if self.cache.exact else 0,
             salt=job.request.cache_salt,
@@ -316,14 +375,14 @@ class CacheWork:
         at_end = generation.position == len(generation.prompt)
         return reason != "cold" or at_end or generation.position in generation.stops
 
-    def _queue(self, saving: Saving, *, snapshot: bool) -> None:
+    def _queue(self, saving: Saving, seq: int, *, snapshot: bool) -> None:
         ranges = [(span.start, span.end) for span in saving.spans]
 
         taken: asyncio.Future[SavedState | None] = asyncio.get_running_loop().create_future()
         self._taking[saving.number] = (saving, taken)
 
         def work(engine: Engine) -> SavedState:
-            return engine.save(_SEQ, ranges, snapshot=snapshot)
+            return engine.save(seq, ranges, snapshot=snapshot)
 
         def then(saved: SavedState | None, wrong: BaseException | None) -> None:
             if not taken.done():
@@ -358,6 +417,7 @@ class CacheWork:
 
     def kept(self, number: int) -> None:
         """The arbiter has the rows, or has refused them."""
+        self._kept += 1
         self._saving.pop(number, None)
         self._taking.pop(number, None)
 

@@ -11,6 +11,7 @@ Contract
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,9 +20,11 @@ from erllama.backend.base import Backend, Engine, FingerprintMemory, Loading, St
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.config import ContextConfig, ModelConfig
-from erllama.errors import ModelLoadError
+from erllama.errors import EngineCrashed, EngineError, ModelLoadError
 
 T = TypeVar("T")
+Follow = Callable[[StepOutcome], StepPlan | None]
+Then = Callable[[StepOutcome | None, BaseException | None, int | None], object]
 
 
 class EngineOwner:
@@ -65,13 +68,27 @@ class EngineOwner:
         engine = await self._lane.submit(self._id, lambda: self._warm_up(path, loading))
         return engine, fingerprint
 
-    def submit(
-        self,
-        plan: StepPlan,
-        then: Callable[[StepOutcome | None, BaseException | None], object],
-    ) -> None:
-        """Queue a step; `then` is called on the event loop."""
-        self.run(lambda engine: engine.step(plan), then)
+    def submit(self, plan: StepPlan, follow: Follow | None, then: Then) -> None:
+        """Queue a step; `then(outcome, error, following)` is called on the event loop.
+
+        `follow` is asked on the lane what comes after a step that was done. That plan is queued
+        before the event loop hears of the outcome, so the lane need not wait for the loop;
+        `following` is its number.
+        """
+
+        def work(engine: Engine) -> tuple[StepOutcome, int | None]:
+            outcome = engine.step(plan)
+            if follow is None:
+                return outcome, None
+            return outcome, self._go_on(follow(outcome), follow, then)
+
+        def report(
+            done: tuple[StepOutcome, int | None] | None, error: BaseException | None
+        ) -> None:
+            outcome, following = (None, None) if done is None else done
+            then(outcome, error, following)
+
+        self.run(work, report)
 
     def run(
         self,
@@ -81,12 +98,20 @@ class EngineOwner:
         """Queue other work on the engine; `then` is called on the event loop."""
         engine = self._engine
         if engine is None or self._closed:
-            raise ModelLoadError("the engine is not open")
+            raise EngineCrashed("the engine is not open")
         self._lane.submit_then(self._id, lambda: work(engine), then)
 
     def contended(self) -> bool:
         """Whether other models are computing too."""
         return self._lane.contended(self._id)
+
+    def computing(self) -> bool:
+        """Whether the lane is at a job of this engine right now."""
+        return self._lane.running(self._id)
+
+    def give_up(self) -> None:
+        """The lane does not come back from a job of this engine."""
+        self._lane.give_up()
 
     def close(self) -> asyncio.Future[None]:
         """Free everything, in order, on the lane. Never waits for loading: that gives up first."""
@@ -126,6 +151,16 @@ class EngineOwner:
         with self._lock:
             self._engine, self._loading = engine, None
         return engine
+
+    def _go_on(self, plan: StepPlan | None, follow: Follow, then: Then) -> int | None:
+        """Queue the step that follows; gives its number if there is one."""
+        if plan is None:
+            return None
+        with self._lock, contextlib.suppress(EngineError):  # lane down: the loop finds out itself
+            if not self._closed:  # else it would come behind the freeing
+                self.submit(plan, follow, then)
+                return plan.number
+        return None
 
     def _free(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from erllama.model.scheduler import Pace
 from erllama.types import ModelInfo, ModelStatus, Phase
 
 
@@ -17,27 +18,23 @@ class Gauges:
         self.load_progress = 0.0
         self.active = 0
         self.pending = 0
+        self.sessions = 0
         self.restarts = 0
         self.decode_rate = 0.0
-        self.prefill_rate = 0.0
+        self.pace = Pace()
         self.request_s = 1.0
         self.step_since: float | None = None
         self.info: ModelInfo | None = None
 
     def rest(self) -> None:
         """Nothing is computed and nothing waits: the actor has ended."""
-        self.active = self.pending = 0
+        self.active = self.pending = self.sessions = 0
         self.step_since = None
         self.load_progress = 0.0
 
     def note_request(self, seconds: float) -> None:
         """Keep a moving average of how long requests are computed."""
         self.request_s += 0.3 * (seconds - self.request_s)
-
-    def note_prefill(self, rows: int, seconds: float) -> None:
-        """Keep the rate of the latest prompt slices, in rows per second."""
-        if seconds > 0:
-            self.prefill_rate = rows / seconds
 
     def snapshot(self, now: float) -> ModelStatus:
         """A frozen copy; `now` on the actor's clock."""
@@ -47,8 +44,9 @@ class Gauges:
             load_progress=self.load_progress,
             active=self.active,
             pending=self.pending,
+            sessions=self.sessions,
             restarts=self.restarts,
             decode_tokens_per_s=self.decode_rate,
-            prefill_tokens_per_s=self.prefill_rate,
+            prefill_tokens_per_s=self.pace.prefill_rate,
             heartbeat_age_s=0.0 if self.step_since is None else now - self.step_since,
         )

@@ -1,7 +1,7 @@
 """One request while it is computed. Pure: time is an argument, events are the result.
 
-A generation lives on one sequence. `plan` says what to compute next, `apply` takes in what came
-out of it. Between the two it changes nothing.
+A generation lives on one sequence at a time. It says what of it is to be computed next, `apply`
+takes in what came out. Between the two it changes nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from erllama.backend.base import (
     Prefill,
     Row,
     Sampled,
-    StepOutcome,
-    StepPlan,
 )
 from erllama.model.request import Request
 from erllama.model.slicing import slice_rows
 from erllama.sampling import draw_seed, plan_sampler
-from erllama.text import Utf8Decoder
+from erllama.text import StopMatcher, Utf8Decoder
 from erllama.types import (
     CacheUse,
     Completion,
@@ -46,16 +44,18 @@ class Restored:
         pure_end: up to where that state was computed by the exact-slicing rule from 0 on.
         logits: of the last of them, if they are the whole prompt; then a token is drawn at once.
         resumed: it is the state that a reply left; the token behind it was sampled then.
-        tier: where it came from.
+        tier: where it came from; `live`: it was never taken off the sequence.
         seconds: that restoring took.
+        stored: up to where it is in the cache too; None: all of it.
     """
 
     tokens: int = 0
     pure_end: int = 0
     logits: Buffer | None = None
     resumed: bool = False
-    tier: Literal["ram", "ram_file", "disk"] | None = None
+    tier: Literal["ram", "ram_file", "disk", "live"] | None = None
     seconds: float = 0.0
+    stored: int | None = None
 
 
 NOTHING = Restored()
@@ -77,6 +77,10 @@ class Generation:
         created: tokens whose rows it added to the cache.
         finish_key: names the state that it leaves in the cache.
         stops: where slices of the prompt end, because a snapshot is wanted there.
+        seq: the sequence that it is computed on.
+        begun: whether that sequence has its sampler, and its cells are what they should be.
+        likeliest: of `verify`, the likeliest token after each row that was asked for.
+        keep_end: how much of what was computed is worth keeping in the cache; None: all.
     """
 
     def __init__(
@@ -94,12 +98,13 @@ class Generation:
         prefill_only: bool = False,
         keep_logits: bool = False,
         stops: Sequence[int] = (),
+        verify_from: int | None = None,
     ) -> None:
         self.prompt = prompt
         self.tokens: list[int] = []
         self.restored = restored
         self.position = restored.tokens
-        self.stored = restored.tokens
+        self.stored = restored.tokens if restored.stored is None else restored.stored
         self.snapshot_at = restored.tokens
         self.saved_at = 0
         self.created = 0
@@ -108,7 +113,10 @@ class Generation:
         self._request = request
         self._sampler = plan_sampler(request.sampling)
         self._seed = seed
-        self._seq = seq
+        self.seq = seq
+        self.likeliest: list[int] = []
+        self._verify_from = verify_from
+        self.keep_end = verify_from
         # the last token needs no cell of its own: it is sampled and never computed
         self._budget = min(request.max_tokens or n_ctx, n_ctx - len(prompt) + 1)
         self._asked = asked
@@ -121,12 +129,18 @@ class Generation:
         self._last_token = now
         self._decoder = Utf8Decoder()
         self._text: list[str] = []
-        self._begun = False
+        self._stop = StopMatcher(request.stop) if request.stop else None
+        self.begun = False
 
     @property
     def prefilling(self) -> bool:
         """Whether prompt tokens are left to compute."""
         return self.position < len(self.prompt)
+
+    @property
+    def prompt_left(self) -> int:
+        """Prompt tokens that are left to compute."""
+        return max(len(self.prompt) - self.position, 0)
 
     @property
     def pure_end(self) -> int:
@@ -148,41 +162,84 @@ class Generation:
             return 0.0
         return (len(self.tokens) - 1) / (self._last_token - self._first_token)
 
-    def plan(self, number: int, *, slice_limit: int, granule: int) -> StepPlan:
-        """The next step: a slice of the prompt, or the row of the latest token."""
-        keep = self.restored.tokens > 0
-        begin = () if self._begun else (Begin(self._seq, self._sampler, keep),)
-        if not self._begun and not self.prefilling:
-            return StepPlan(number=number, begin=begin, draws=self._draws(len(self.prompt)))
-        if not self.prefilling:
-            row = Row(self._seq, self.position, self.tokens[-1])
-            return StepPlan(number=number, rows=(row,), draws=(self._draw(self.position + 1),))
-        end = len(self.prompt)
-        stop = self.position + self._slice_rows(slice_limit, granule)
-        prefill = Prefill(
-            self._seq, self.position, self.prompt[self.position : stop], logits=stop == end
-        )
-        return StepPlan(
-            number=number,
-            begin=begin,
-            prefill=prefill,
-            draws=self._draws(end) if stop == end else (),
-            keep_logits=self._keep_logits and stop == end,
+    @property
+    def starting(self) -> bool:
+        """Whether nothing is to be computed before its first token is drawn."""
+        return not self.begun and not self.prefilling and not self.tokens
+
+    def begin(self) -> tuple[Begin, ...]:
+        """What its sequence needs before the next step."""
+        if self.begun:
+            return ()
+        return (Begin(self.seq, self._sampler, self.position),)
+
+    def row(self) -> Row:
+        """The row of the latest token."""
+        return self.row_at(self.position, self.tokens[-1])
+
+    def row_at(self, position: int, token: int) -> Row:
+        """The row of `token` behind `position` cells. From any thread."""
+        return Row(self.seq, position, token)
+
+    def slice(self, limit: int, granule: int) -> Prefill:
+        """The next slice of the prompt, of at most `limit` rows."""
+        stop = self.position + self._slice_rows(limit, granule)
+        return Prefill(
+            self.seq,
+            self.position,
+            self.prompt[self.position : stop],
+            logits=stop == len(self.prompt),
+            greedy=self._rows_to_verify(stop),
         )
 
-    def apply(self, outcome: StepOutcome, now: float) -> list[Event]:
-        """Take in a step that was done, and give out what a stream shows of it."""
-        self._begun = True
+    def wants_logits(self, prefill: Prefill) -> bool:
+        """Whether the logits after this slice are to be kept beside the rows."""
+        return self._keep_logits and prefill.logits
+
+    def first_draws(self) -> tuple[Draw, ...]:
+        """The draw behind the prompt; none of a request that only prefills."""
+        if self._prefill_only:
+            return ()
+        draw = self.draw(len(self.prompt))
+        if self.begun or self.restored.logits is None:
+            return (draw,)
+        return (Draw(draw.seq, draw.seed, self.restored.logits),)
+
+    def draw(self, position: int) -> Draw:
+        """The draw for the token at `position` of the context."""
+        return Draw(self.seq, draw_seed(self._seed, position))
+
+    def last_at(self, position: int) -> bool:
+        """Whether the token drawn behind `position` cells is its last one. From any thread."""
+        return position - len(self.prompt) + 1 >= self._budget
+
+    def apply(
+        self, position: int, sampled: Sampled | None, likeliest: Sequence[int], now: float
+    ) -> list[Event]:
+        """Take in a step that was done, and give out what a stream shows of it.
+
+        Args:
+            position: tokens that the sequence's cells hold now.
+            sampled: the token that was drawn, if one was.
+            likeliest: what the slice was asked for.
+        """
+        self.begun = True
         was_prefilling = self.prefilling
-        self.position = outcome.positions[self._seq]
+        self.position = position
+        self.likeliest += likeliest
         events: list[Event] = []
         if was_prefilling and self._request.prefill_progress:
             events.append(PrefillProgress(self.position, len(self.prompt)))
-        for sampled in outcome.sampled:
+        if sampled is not None:
             events += self._take(sampled, now)
         if self._prefill_only and not self.prefilling:
             self.finished = "length"
         return events
+
+    def moved(self, seq: int) -> None:
+        """Its state is on another sequence now, or was put back to `position`."""
+        self.seq = seq
+        self.begun = False
 
     def finish(self, reason: FinishReason, now: float) -> Completion:
         """The result, as far as it came."""
@@ -192,6 +249,7 @@ class Generation:
             text="".join(self._text),
             tokens=list(self.tokens),
             finish_reason=reason,
+            stop_sequence=self._stop.matched if self._stop is not None else None,
             context_tokens=[*self.prompt, *self.tokens],
             finish_key=self.finish_key,
             cache=self._cache_use(),
@@ -213,7 +271,9 @@ class Generation:
 
     def _cache_use(self) -> CacheUse:
         restored = self.restored
-        warm: Literal["exact", "partial"] = "partial" if restored.logits is None else "exact"
+        warm: Literal["exact", "partial", "sticky"] = "exact"
+        if restored.logits is None:
+            warm = "sticky" if restored.tier == "live" else "partial"
         return CacheUse(
             hit=warm if restored.tokens else "cold",
             read=restored.tokens,
@@ -230,13 +290,10 @@ class Generation:
         ahead = [stop - self.position for stop in self.stops if stop > self.position]
         return min([rows, *ahead])
 
-    def _draws(self, position: int) -> tuple[Draw, ...]:
-        if self._prefill_only:
-            return ()
-        draw = self._draw(position)
-        if self._begun or self.restored.logits is None:
-            return (draw,)
-        return (Draw(draw.seq, draw.seed, self.restored.logits),)
+    def _rows_to_verify(self, stop: int) -> int:
+        if self._verify_from is None:
+            return 0
+        return max(stop - max(self.position, self._verify_from), 0)
 
     def _take(self, sampled: Sampled, now: float) -> list[Event]:
         self.tokens.append(sampled.token)
@@ -247,14 +304,22 @@ class Generation:
             self.finished = "stop"
         elif len(self.tokens) >= self._budget:
             self.finished = "length"
-        text = self._decoder.feed(sampled.piece)
-        if self.finished is not None:
-            text += self._decoder.flush()
+        text = self._shown(sampled.piece)
         if not text:
             return []
         self._text.append(text)
         return [Text(text, sampled.token)]
 
-    def _draw(self, position: int) -> Draw:
-        """The draw for the token at `position` of the context."""
-        return Draw(self._seq, draw_seed(self._seed, position))
+    def _shown(self, piece: bytes) -> str:
+        """The text that is certain now: no half character, no beginning of a stop sequence."""
+        text = self._decoder.feed(piece)
+        if self.finished is not None:
+            text += self._decoder.flush()
+        if self._stop is None:
+            return text
+        text = self._stop.feed(text)
+        if self._stop.matched is not None:
+            self.finished = "stop"
+        elif self.finished is not None:
+            text += self._stop.flush()
+        return text

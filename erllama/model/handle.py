@@ -9,16 +9,17 @@ from typing import Any, Protocol
 
 from erllama.actor import Ref
 from erllama.clock import Clock
-from erllama.errors import ActorDied, Busy, NotSupported
+from erllama.errors import ActorDied, Busy, NotSupported, RequestError
 from erllama.model.gauges import Gauges
-from erllama.model.job import Job, Sink
-from erllama.model.messages import CachedPrefix, Detokenize, Evict, Tokenize
+from erllama.model.job import Job
+from erllama.model.messages import CachedPrefix, Detokenize, EndSession, Evict, Tokenize
 from erllama.model.request import check_ids, check_prompt, check_text, make_request
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
+from erllama.model.verify import judge
 from erllama.sampling import fresh_seed
 from erllama.text import render_chat
-from erllama.types import Completion, ModelInfo, ModelStatus, Prefill
+from erllama.types import Completion, ModelInfo, ModelStatus, Prefill, Verified
 
 
 class Directory(Protocol):
@@ -39,9 +40,10 @@ class Directory(Protocol):
 class Model:
     """A loaded model. Made by `Runtime.load_model`; valid until it is unloaded.
 
-    Request options of `complete` and `stream`: the fields of `Request` (`max_tokens`, `timeout`,
-    `prefill_progress`, `parent_key`, `cache_salt`, `exact`) and of `SamplingParams`
-    (`temperature`, `top_k`, `top_p`, `min_p`, `seed`), or `sampling=SamplingParams(...)`.
+    Request options of `complete` and `stream`: the fields of `Request` (`max_tokens`, `stop`,
+    `timeout`, `prefill_progress`, `stream_buffer`, `parent_key`, `session_id`, `priority`,
+    `cache_salt`, `exact`) and of `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`,
+    `seed`), or `sampling=SamplingParams(...)`.
     """
 
     def __init__(self, directory: Directory, model_id: str) -> None:
@@ -66,7 +68,7 @@ class Model:
             EngineCrashed, DecodeFailed: the engine failed; after a crash the model is loaded again.
             NotSupported: this model cannot generate.
         """
-        job = self._job(prompt, options, sink=None)
+        job = self._job(prompt, options)
         submission = await self._submit(job)
         return await submission.result()
 
@@ -76,8 +78,8 @@ class Model:
         Nothing is sent before the stream is first awaited. Arguments and errors are those of
         `complete`; wrong options are refused here, everything else by the first await.
         """
-        events = EventBuffer()
-        job = self._job(prompt, options, sink=events)
+        job = self._job(prompt, options)
+        job.sink = events = EventBuffer(job.request.stream_buffer)
         return Stream(events, lambda: self._submit(job))
 
     async def prefill(self, prompt: str | Sequence[int], **options: Any) -> Prefill:
@@ -85,7 +87,7 @@ class Model:
 
         Arguments and errors are those of `complete`; sampling options change nothing.
         """
-        job = self._job(prompt, options, sink=None, prefill_only=True)
+        job = self._job(prompt, options, prefill_only=True)
         done = await (await self._submit(job)).result()
         return Prefill(
             finish_key=done.finish_key,
@@ -103,8 +105,59 @@ class Model:
         found: int = await self._call(CachedPrefix(check_ids(tokens, name="tokens")))
         return found
 
+    async def draft(self, tokens: Sequence[int], n: int, **options: Any) -> list[int]:
+        """The `n` tokens that the model itself would go on with, or fewer if it ends before.
+
+        Args:
+            tokens: the context.
+            n: at least 1.
+            options: those of `complete`; greedy unless they say otherwise.
+
+        Raises:
+            As `complete`.
+        """
+        done = await self.complete(
+            check_ids(tokens, name="tokens"), max_tokens=n, **{"temperature": 0, **options}
+        )
+        return done.tokens
+
+    async def verify(
+        self, tokens: Sequence[int], candidates: Sequence[int], **options: Any
+    ) -> Verified:
+        """How many of `candidates` the model would have chosen itself, in one forward pass.
+
+        Nothing is generated, and the context that `tokens` stand for is untouched wherever it is.
+
+        Args:
+            tokens: the context; at least one.
+            candidates: token ids that may follow it, such as another model's `draft`.
+            options: those of `complete` that do not concern sampling.
+
+        Raises:
+            As `complete`.
+        """
+        context = check_ids(tokens, name="tokens")
+        guessed = check_ids(candidates, name="candidates")
+        if not context:
+            raise RequestError("tokens: is empty; give at least one token")
+        job = self._job(context + guessed, options, prefill_only=True)
+        job.verify_from = len(context) - 1
+        await (await self._submit(job)).result()
+        return judge(guessed, job.likeliest)
+
+    async def end_session(self, session_id: str) -> None:
+        """Forget a session: its sequence is free. What was computed stays in the cache.
+
+        Raises:
+            SessionBusy: a request of the session is running.
+        """
+        await self._call(EndSession(session_id))
+
     async def evict(self) -> None:
-        """Wait until no request runs and all that was computed is in the cache."""
+        """Wait until no request runs and all that was computed is in the cache.
+
+        Idle sessions give up their sequences.
+        """
         await self._call(Evict())
 
     async def tokenize(
@@ -208,7 +261,6 @@ class Model:
         prompt: str | Sequence[int],
         options: dict[str, Any],
         *,
-        sink: Sink | None,
         prefill_only: bool = False,
     ) -> Job:
         request = make_request(options)
@@ -218,7 +270,7 @@ class Model:
             request=request,
             seed=fresh_seed() if seed is None else seed,
             asked=self._directory.clock.now(),
-            sink=sink,
+            sink=None,
             prefill_only=prefill_only,
         )
 

@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Callable
 from typing import Protocol
 
 from erllama.actor import ReplyTo
+from erllama.backend.base import SavedState
 from erllama.clock import Timer
 from erllama.errors import CallTimeout
 from erllama.model.generation import Generation
 from erllama.model.request import Prompt, Request
+from erllama.model.scheduler import Entry
+from erllama.model.sessions import Live
 from erllama.types import CacheUse, Completion, Event, FinishReason, Timings, Usage
 
 
 class Sink(Protocol):
-    """Where the events of a streamed request go."""
+    """Where the events of a streamed request go.
 
-    def push(self, event: Event) -> None: ...
+    Attributes:
+        on_space: called once whenever it is full no more.
+    """
+
+    on_space: Callable[[], object] | None
+
+    @property
+    def full(self) -> bool:
+        """Whether its reader lags so far behind that no more tokens should be made for it."""
+
+    def push(self, event: Event) -> None:
+        """Add an event; also a full one takes it."""
 
 
 class Job:
     """One request: what was asked, how far it is, whom to answer.
 
     Attributes:
+        order: rises from request to request of one model.
         tokens: the prompt's ids, once it is tokenized.
+        entry: what the scheduler sees of it, while it holds a sequence.
         generation: its computation, once it was admitted.
         timed_out, cancelled: why it is to end, if it is.
+        queued_too_long: it got no sequence in time.
         prefill_only: no token is to be sampled.
+        verify_from: the first row of the prompt whose likeliest next token is wanted.
         waited: it has waited for rows that were being saved.
+        known: how many tokens of its prompt the cache has, and when that was looked up.
+        spilled: its state, while it holds no sequence although it has begun.
+        to_spill: its sequence is wanted for somebody else.
+        paused: its reader lags too far behind.
+        checked: the model can compute it.
+        in_session: its session is its own until it is answered.
+        left: what it leaves to its session.
     """
 
     def __init__(
@@ -47,19 +73,62 @@ class Job:
         self.admitted = asked
         self.sink = sink
         self.prefill_only = prefill_only
+        self.verify_from: int | None = None
+        self.order = 0
         self.waited = False
-        self.wait_timer: Timer | None = None
+        self.known: tuple[int, int] | None = None
         self.tokens: array.array[int] | None = None if isinstance(prompt, str) else prompt
+        self.entry: Entry | None = None
         self.generation: Generation | None = None
         self.reply: ReplyTo | None = None
-        self.timer: Timer | None = None
+        self.timers: dict[str, Timer] = {}
         self.cancelled = False
         self.timed_out = False
+        self.queued_too_long = False
+        self.spilled: SavedState | None = None
+        self.to_spill = False
+        self.paused = False
+        self.checked = False
+        self.in_session = False
+        self.left: Live | None = None
+
+    @property
+    def seq(self) -> int:
+        """The sequence that it holds.
+
+        Raises:
+            LookupError: it holds none.
+        """
+        if self.entry is None:
+            raise LookupError("this request holds no sequence")
+        return self.entry.seq
+
+    @property
+    def deadline(self) -> float | None:
+        """When its caller stops waiting."""
+        timeout = self.request.timeout
+        return None if timeout is None else self.asked + timeout
+
+    @property
+    def likeliest(self) -> list[int]:
+        """The likeliest tokens from `verify_from` on."""
+        return [] if self.generation is None else self.generation.likeliest
+
+    def stop_timer(self, name: str) -> None:
+        """Let a timer of it pass without effect."""
+        timer = self.timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def stop_timers(self) -> None:
+        """Let all of them pass."""
+        for name in list(self.timers):
+            self.stop_timer(name)
 
     @property
     def ending(self) -> bool:
         """Whether it was told to end."""
-        return self.cancelled or self.timed_out
+        return self.cancelled or self.timed_out or self.queued_too_long
 
     def completion(self, reason: FinishReason, now: float) -> Completion:
         """The result, also of a request that never came to be computed."""
@@ -81,6 +150,11 @@ class Job:
 
     def timeout_error(self, now: float) -> CallTimeout:
         """What a caller is told whose time is over."""
+        if self.queued_too_long:
+            return CallTimeout(
+                f"queue_timeout_s: no sequence was free within {now - self.asked:.3g} s; try "
+                "again later, or load the model with a larger n_seq_max"
+            )
         n = len(self.generation.tokens) if self.generation else 0
         state = f"{n} tokens were generated" if self.generation else "it was still waiting"
         return CallTimeout(

@@ -12,6 +12,7 @@ from erllama.cache.policy import Reason, Span
 from erllama.cache.reader import Reader
 from erllama.model.generation import Restored
 from erllama.model.job import Job
+from erllama.model.scheduler import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,92 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """Urgent: the lane is through with a step."""
+    """Urgent: the lane is through with a step; `following` is the one that it went on with."""
 
     outcome: StepOutcome | None
     error: BaseException | None
+    following: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepTooLong:
+    """Urgent: a step has had all the time that it may take."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Urgent: a step that was aborted for its length has had time to come back."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """Urgent: the engine has a fresh context, or not."""
+
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedTooLong:
+    """Urgent: a request has waited for a sequence as long as it may."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderCaughtUp:
+    """Urgent: the reader of a paused request has made room."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStalls:
+    """Urgent: the reader of a paused request has not made room for long."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class SpillDone:
+    """Urgent: the lane has taken the state of a request off its sequence, or not."""
+
+    job: Job
+    entry: Entry
+    saved: SavedState | None
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unspilled:
+    """Tag of the background task that makes a spilled state ready to be put back."""
+
+    job: Job
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """Urgent: the lane has put a spilled state on a sequence, or not."""
+
+    job: Job
+    entry: Entry
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsIdle:
+    """Urgent: a session may have been idle for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """Call: forget a session, and what it holds."""
+
+    session_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +164,7 @@ class RowsRead:
     """Tag of the background task that reads the rows of a hit."""
 
     job: Job
+    entry: Entry
     hit: Hit
     reader: Reader
     since: float
@@ -91,16 +175,17 @@ class RestoreDone:
     """Urgent: the lane has put a state into the sequence, or not."""
 
     job: Job
+    entry: Entry
     start: Restored
     error: BaseException | None
 
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Rows that are being taken out of the sequence, and on their way into the cache."""
+    """Rows that are being taken out of a sequence, and on their way into the cache."""
 
     number: int
-    tokens: list[int]
+    tokens: array.array[int]
     spans: tuple[Span, ...]
     pure_end: int
     salt: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,12 @@ from msgspec import Meta
 from erllama.checked import Checked, unknown_keyword
 from erllama.errors import PromptTooLong, RequestError
 from erllama.sampling import SamplingParams
+
+MAX_STOPS = 64
+MAX_STOP_CHARACTERS = 1_000
+
+
+Priority = Literal["low", "normal", "high"]
 
 
 class Request(Checked, frozen=True, kw_only=True):
@@ -42,7 +48,35 @@ class Request(Checked, frozen=True, kw_only=True):
         bool,
         Meta(description="Use cached rows only where the answer equals a cold run's bit for bit."),
     ] = False
+    session_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=256)] | None,
+        Meta(description="The next request of the same session finds this one's state in place."),
+    ] = None
+    priority: Annotated[
+        Priority,
+        Meta(
+            description="Class of the request: higher ones get more of the time, and may interrupt."
+        ),
+    ] = "normal"
+    stop: Annotated[
+        str | tuple[str, ...],
+        Meta(description="Texts that end the generation and are not shown; the first met wins."),
+    ] = ()
+    stream_buffer: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="Unread tokens at which a stream pauses its request until half are read.",
+        ),
+    ] = 256
     sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        _check_stops(stops)
+        msgspec.structs.force_setattr(self, "stop", stops)
 
 
 def make_request(options: dict[str, Any]) -> Request:
@@ -67,6 +101,19 @@ def make_request(options: dict[str, Any]) -> Request:
             f"sampling: it has the same options as {', '.join(map(repr, rest))}; give either"
         )
     return Request(**own, sampling=SamplingParams(**rest))
+
+
+def _check_stops(stops: tuple[str, ...]) -> None:
+    if len(stops) > MAX_STOPS:
+        raise RequestError(f"stop: has {len(stops):,} texts; give at most {MAX_STOPS}")
+    for stop in stops:
+        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+            raise RequestError(
+                f"stop: a text of {len(stop):,} characters; give 1 to {MAX_STOP_CHARACTERS:,}, or "
+                "leave it out"
+            )
+        if not stop.isascii() and any("\ud800" <= char <= "\udfff" for char in stop):
+            raise RequestError(f"stop: {stop[:20]!r} has half of a surrogate pair; remove it")
 
 
 def _check_sampling(sampling: object) -> None:

@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar, cast
 
 from erllama.model.submission import Submission
 from erllama.types import Completion, Event, Text
@@ -22,16 +22,37 @@ T = TypeVar("T")
 
 
 class EventBuffer:
-    """What the actor has pushed and the reader has not taken. Bounded by the context's length."""
+    """What the actor has pushed and the reader has not taken.
 
-    def __init__(self) -> None:
+    It counts unread tokens: the `Text` events. `push` always takes what it is given; it is the
+    actor that makes no more tokens for a reader whose buffer is `full`, until `on_space`. A reader
+    that lags by more than half of the limit gets the text of adjacent tokens in one event, so that
+    it catches up in a few reads; events with logprobs stay apart.
+
+    Args:
+        limit: unread tokens at which it is full.
+        on_space: called by `take` when it is full no more: half of the limit is unread, or less.
+    """
+
+    def __init__(self, limit: int, on_space: Callable[[], object] | None = None) -> None:
+        self._limit = limit
+        self.on_space = on_space
+        self._full = False
+        self._unread = 0
         self._events: deque[Event] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._over = False
 
+    @property
+    def full(self) -> bool:
+        """Whether the unread tokens have reached the limit, and are not down to half of it yet."""
+        return self._full
+
     def push(self, event: Event) -> None:
         """Add an event; called by the actor."""
         self._events.append(event)
+        self._unread += isinstance(event, Text)
+        self._full = self._full or self._unread >= self._limit
         self._wake()
 
     def end(self) -> None:
@@ -55,11 +76,33 @@ class EventBuffer:
                 await self._reader
             finally:
                 self._reader = None
-        return self._events.popleft()
+        event = self._next()
+        if self._full and self._unread <= self._limit // 2:
+            self._full = False
+            if self.on_space is not None:
+                self.on_space()
+        return event
+
+    def _next(self) -> Event:
+        lags = self._unread > self._limit // 2
+        event = self._events.popleft()
+        if not isinstance(event, Text):
+            return event
+        merged = [event]
+        while lags and self._events and _mergeable(merged[-1], self._events[0]):
+            merged.append(cast(Text, self._events.popleft()))
+        self._unread -= len(merged)
+        if len(merged) == 1:
+            return event
+        return Text("".join(one.text for one in merged), merged[-1].token)
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+def _mergeable(event: Event, following: Event) -> bool:
+    return all(isinstance(one, Text) and one.logprob is None for one in (event, following))
 
 
 class Stream:

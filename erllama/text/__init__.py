@@ -1,6 +1,7 @@
 """From bytes of tokens to text, and from a chat to text. Pure."""
 
 from erllama.text.chat_template import render_chat
+from erllama.text.stop import StopMatcher
 from erllama.text.utf8 import Utf8Decoder
 
-__all__ = ["Utf8Decoder", "render_chat"]
+__all__ = ["StopMatcher", "Utf8Decoder", "render_chat"]

@@ -135,7 +135,7 @@ def load_and_draw(path: str) -> str:
         return f"{type(error).__name__}: {error}"
     finally:
         engine.close()
-    return f"{outcome.status}: {outcome.detail}"
+    return f"{outcome.status}: {outcome.failures}"
 
 
 def load_all(paths: list[str]) -> list[tuple[str, str]]:

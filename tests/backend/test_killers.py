@@ -48,12 +48,12 @@ def test_an_encoder_asked_to_generate_is_refused() -> None:
     assert said == "DecodeFailed: this model cannot generate"
 
 
-def test_weights_that_are_not_numbers_fail_the_step_and_not_the_process(
+def test_weights_that_are_not_numbers_fail_the_draw_and_not_the_process(
     tmp_path: pathlib.Path,
 ) -> None:
     path = break_model(cached_model(TINY), tmp_path / "nan.gguf", "nan_weights")
     said = run_child(killers.load_and_draw, str(path), env=ENV).value
-    assert said.startswith("failed: the logits are not finite")
+    assert said.startswith("done: {0: 'the logits are not finite")
 
 
 def test_files_that_kill_llama_cpp_are_refused(tmp_path: pathlib.Path) -> None:

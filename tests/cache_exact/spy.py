@@ -165,5 +165,8 @@ class SpyEngine:
         self._engine.restore(seq, frame)
         self._spy.record(self._name).restored.append(self._engine._held[seq])
 
+    def rebuild(self) -> None:
+        self._engine.rebuild()
+
     def close(self) -> None:
         self._engine.close()

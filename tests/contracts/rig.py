@@ -168,3 +168,8 @@ class Rig:
 def slice_of(tokens: Sequence[int], *, seq: int = 0, pos: int = 0, logits: bool = True) -> Prefill:
     """A prefill slice."""
     return Prefill(seq, pos, array.array("i", tokens), logits)
+
+
+def token_slice(tokens: Sequence[int], *, seq: int = 0, pos: int = 0, greedy: int = 0) -> Prefill:
+    """A prefill slice that nothing is drawn from."""
+    return Prefill(seq, pos, array.array("i", tokens), logits=False, greedy=greedy)

@@ -52,7 +52,7 @@ async def after(rig: Rig, engine: Engine, tokens: list[int], pos: int, *, seq: i
     """Go on with a sequence from `pos`: the logits at the prompt's end and six more tokens."""
     outcome = await rig.step(
         engine,
-        begin=(Begin(seq, GREEDY, keep=True),),
+        begin=(Begin(seq, GREEDY, keep=pos),),
         prefill=slice_of(tokens[pos:], seq=seq, pos=pos),
         draws=(Draw(seq, 0),),
         keep_logits=True,
@@ -185,7 +185,7 @@ async def test_logits_are_given_out_when_asked_for_only(rig: Rig) -> None:
 async def test_begin_keeps_a_state_only_when_told_to(rig: Rig) -> None:
     engine = await rig.load()
     await hold(rig, engine, PROMPT)
-    kept = await rig.step(engine, begin=(Begin(0, GREEDY, keep=True),))
+    kept = await rig.step(engine, begin=(Begin(0, GREEDY, keep=len(PROMPT)),))
     assert kept.positions == {0: len(PROMPT)}
     emptied = await rig.step(engine, begin=(Begin(0, GREEDY),))
     assert emptied.positions == {0: 0}
@@ -235,8 +235,16 @@ async def test_given_logits_of_another_size_are_refused(rig: Rig, change: int) -
         await rig.step(engine, begin=(Begin(0, GREEDY),), draws=(Draw(0, 1, logits),))
 
 
-async def test_logits_that_are_no_numbers_fail_the_step(llama_rig: Rig) -> None:
-    engine = await llama_rig.load()
+async def test_logits_that_are_no_numbers_fail_their_sequence_alone(rig: Rig) -> None:
+    engine = await rig.load()
+    expected = await rig.prefill(engine, PROMPT)
     logits = np.full(engine.info.n_vocab, np.nan, np.float32).tobytes()
-    outcome = await llama_rig.step(engine, begin=(Begin(0, GREEDY),), draws=(Draw(0, 1, logits),))
-    assert outcome.status == "failed"
+    outcome = await rig.step(
+        engine,
+        begin=(Begin(0, GREEDY), Begin(1, GREEDY)),
+        prefill=slice_of(PROMPT, seq=1),
+        draws=(Draw(0, 1, logits), Draw(1, 1)),
+    )
+    assert outcome.status == "done"
+    assert list(outcome.failures) == [0]
+    assert [(drawn.seq, drawn.token) for drawn in outcome.sampled] == [(1, expected.token)]

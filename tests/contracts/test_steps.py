@@ -5,10 +5,12 @@ from __future__ import annotations
 import array
 import itertools
 import threading
+from typing import Any
 
 import pytest
 
-from erllama.backend.base import Begin, Draw, Row, StepPlan
+from erllama.backend.base import Begin, Draw, Engine, Row, StepPlan
+from erllama.backend.stub import StubEngine
 from erllama.errors import DecodeFailed
 from tests.contracts.rig import GREEDY, PROMPT, RANDOM, Rig, on_thread, slice_of
 
@@ -191,6 +193,37 @@ async def test_all_sequences_fill_their_contexts_at_once(rig: Rig) -> None:
             outcome = await rig.step(engine, prefill=slice_of(PROMPT[:64], seq=seq, pos=pos))
             assert outcome.status == "done", outcome.detail
     assert outcome.positions == {3: 256}
+
+
+async def test_a_sampler_that_raises_fails_its_sequence_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await rig.load()
+    for seq in (0, 1, 2):
+        await rig.prefill(engine, PROMPT[seq : seq + 10], seq=seq)
+    rows = tuple(Row(seq, 10, 5) for seq in (0, 1, 2))
+    with monkeypatch.context() as patch:
+        break_draws(engine, 1, patch)
+        outcome = await rig.step(engine, rows=rows, draws=tuple(Draw(seq, 0) for seq in (0, 1, 2)))
+    assert outcome.status == "done"
+    assert outcome.failures == {1: "it chose nothing"}
+    assert [sampled.seq for sampled in outcome.sampled] == [0, 2]
+    assert outcome.positions == {0: 11, 1: 11, 2: 11}
+    again = await rig.step(engine, rows=(Row(1, 11, 5),), draws=(Draw(1, 0),))
+    assert (again.failures, len(again.sampled)) == ({}, 1)
+
+
+def break_draws(engine: Engine, seq: int, patch: pytest.MonkeyPatch) -> None:
+    """Let every draw of a sequence raise."""
+
+    def fail(draw: Any, *_: Any) -> None:
+        if not isinstance(draw, Draw) or draw.seq == seq:
+            raise DecodeFailed("it chose nothing")
+
+    if isinstance(engine, StubEngine):
+        patch.setattr(engine._backend, "on_draw", fail)
+    else:
+        patch.setattr(engine._samplers[seq], "sample", fail)  # type: ignore[attr-defined]
 
 
 # Aborts

@@ -116,7 +116,7 @@ async def test_slices_get_smaller_while_another_model_computes() -> None:
         slow = await runtime.load_model("long.gguf", n_ctx=4_096, n_batch=4_096)
         quick = await runtime.load_model("short.gguf")
         # 4,000 rows a second: 400 fit the tenth of a second that a slice may take
-        runtime.gauges("long").prefill_rate = 4_000.0
+        runtime.gauges("long").pace.prefill_rate = 4_000.0
         short.pause(decoding)
         stream = asyncio.create_task(quick.complete("hello"))
         await short.held.wait()

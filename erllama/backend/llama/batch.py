@@ -37,7 +37,8 @@ class Batch:
         self._pos[:n] = np.arange(prefill.pos, prefill.pos + n, dtype=np.int32)
         self._seq[:n] = prefill.seq
         self._logits[:n] = 0
-        self._logits[n - 1] = prefill.logits
+        self._logits[n - prefill.greedy : n] = 1
+        self._logits[n - 1] = prefill.logits or prefill.greedy > 0
         self.native.n_tokens = n
 
     def fill_rows(self, rows: Sequence[Row]) -> None:

@@ -1,12 +1,15 @@
 """The engine: one model, one context, on the lane.
 
 Contract
-    State     per sequence: how many cells it holds (`_held`), its sampler.
-    Writer    the lane thread alone, through `step` and `close`. `abort` only touches `_aborts`,
-              which has a lock; `tokenize` and `detokenize` read the vocabulary, which is
-              immutable.
+    State     per sequence: how many cells it holds (`_held`), its sampler, and how short it can
+              be cut (`_least`).
+    Writer    the lane thread alone, through `step`, `rebuild` and `close`. `abort` only touches
+              `_aborts`, which has a lock; `tokenize` and `detokenize` read the vocabulary, which
+              is immutable.
     Invariant every native call gets checked arguments: llama.cpp answers bad ones by ending the
               process. `_held[seq]` is the number of cells that llama.cpp holds for `seq`.
+    Context   `rebuild` makes another one in place of the first, with the same parameters. While
+              none could be made there is none, and every step fails.
     Freeing   samplers, context, model, in this order, once, on the lane.
 """
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 import array
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,6 +49,8 @@ from erllama.errors import DecodeFailed, NotSupported
 
 Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
+_NOT_FINITE = "the logits are not finite: the weights are damaged"
+_NO_CONTEXT = "the engine has no context; rebuild it"
 _STATUS: dict[int, StepStatus] = {0: "done", 1: "no_slot", 2: "aborted"}  # llama_decode, llama.h
 
 
@@ -57,6 +62,7 @@ class LlamaEngine:
         *,
         model: Any,
         context: Any,
+        make_context: Callable[[], Any],
         vocabulary: Vocabulary,
         abort_flag: AbortFlag,
         capabilities: Capabilities,
@@ -66,6 +72,7 @@ class LlamaEngine:
         self._llama = llama()
         self._model = model
         self._context = context
+        self._make_context = make_context
         self._memory = self._llama.llama_get_memory(context) if context else None
         self._vocabulary = vocabulary
         self._aborts = Aborts(abort_flag)
@@ -73,6 +80,8 @@ class LlamaEngine:
         self._readers = Readers()
         self._batch = Batch(capabilities.n_batch) if context else None
         self._held = [0] * capabilities.n_seq_max
+        self._least = [0] * capabilities.n_seq_max
+        self._window = self._llama.llama_model_n_swa(model)
         self._samplers: dict[int, SamplerChain] = {}
         self.capabilities = capabilities
         self.info = info
@@ -91,17 +100,21 @@ class LlamaEngine:
         status: StepStatus = "aborted" if aborted else "done"
         detail = ""
         sampled: tuple[Sampled, ...] = ()
+        greedy: tuple[int, ...] = ()
+        failures: dict[int, str] = {}
         if status == "done" and (plan.prefill or plan.rows):
             with capture_log() as said:
                 status, detail = self._compute(plan, said)
-        if status == "done" and plan.draws:
-            detail, sampled = self._sample(plan)
-            status = "failed" if detail else "done"
+        if status == "done":
+            sampled = self._sample(plan, failures)
+            greedy = self._greedy(plan, failures)
         return StepOutcome(
             number=plan.number,
             status=status,
             positions={seq: self._held[seq] for seq in sequences(plan)},
             sampled=sampled,
+            failures=failures,
+            greedy=greedy,
             detail=detail,
             elapsed_ns=time.perf_counter_ns() - started,
             logits=self._kept_logits(plan) if status == "done" else None,
@@ -124,19 +137,39 @@ class LlamaEngine:
         self._clear(seq)
         states.restore(seq, frame.state)
         self._held[seq] = frame.state.n
+        # a state has the rows of the window alone, and zeros before them
+        in_window = self.capabilities.family != "sliding_window" or frame.state.n < self._window
+        self._least[seq] = 0 if in_window else frame.state.n
+
+    def rebuild(self) -> None:
+        if self._closed:
+            raise DecodeFailed("the engine is closed")
+        if self._batch is None:
+            return
+        self._free_context()
+        self._held = [0] * len(self._held)
+        self._least = [0] * len(self._least)
+        self._context = self._make_context()
+        self._memory = self._llama.llama_get_memory(self._context)
+        if self._states is not None:
+            self._states.move_to(self._context)
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         self._readers.shut()  # nobody tokenizes with a freed vocabulary
+        self._free_context()
+        self._llama.llama_model_free(self._model)
+        self._model = None
+
+    def _free_context(self) -> None:
         for sampler in self._samplers.values():
             sampler.free()
         self._samplers.clear()
         if self._context:
             self._llama.llama_free(self._context)
-        self._llama.llama_model_free(self._model)
-        self._context = self._model = self._memory = None
+        self._context = self._memory = None
 
     # Any thread
 
@@ -167,14 +200,13 @@ class LlamaEngine:
             n_vocab=self._vocabulary.size,
             held=self._held,
             samplers=self._samplers,
+            least=self._least,
             largest=_bounds,
         )
 
     def _begin(self, begin: Begin) -> None:
-        if begin.keep:
-            self._free_sampler(begin.seq)
-        else:
-            self._end(begin.seq)
+        self._free_sampler(begin.seq)
+        self._cut(begin.seq, begin.keep)
         self._samplers[begin.seq] = SamplerChain(begin.sampler)
 
     def _end(self, seq: int) -> None:
@@ -186,19 +218,27 @@ class LlamaEngine:
         if sampler is not None:
             sampler.free()
 
+    def _cut(self, seq: int, n: int) -> None:
+        """Drop what a sequence holds behind its first `n` tokens."""
+        if n == 0:
+            self._clear(seq)
+        elif n < self._held[seq]:
+            self._llama.llama_memory_seq_rm(self._memory, seq, n, -1)
+            self._held[seq] = n
+
     def _clear(self, seq: int) -> None:
         if self._memory is None:
             return
         self._llama.llama_memory_seq_rm(self._memory, seq, -1, -1)
-        self._held[seq] = 0
+        self._held[seq] = self._least[seq] = 0
         if not any(self._held):
             # as new: the next prompt lands on the same cells as in a fresh context
             self._llama.llama_memory_clear(self._memory, False)
 
     def _compute(self, plan: StepPlan, said: LogLines) -> tuple[StepStatus, str]:
         batch = self._batch
-        if batch is None:
-            return "failed", "this model has no context"
+        if batch is None or self._context is None:
+            return "failed", _NO_CONTEXT
         if plan.prefill:
             batch.fill_prefill(plan.prefill)
         else:
@@ -231,21 +271,34 @@ class LlamaEngine:
                 last = self._llama.llama_memory_seq_pos_max(self._memory, seq)
                 self._held[seq] = last + 1
 
-    def _sample(self, plan: StepPlan) -> tuple[str, tuple[Sampled, ...]]:
+    def _sample(self, plan: StepPlan, failures: dict[int, str]) -> tuple[Sampled, ...]:
         rows = logit_rows(plan)
         sampled = []
         for draw in plan.draws:
-            row = rows.get(draw.seq, -1)
-            if not self._finite(draw, row):
-                return "the logits are not finite: the weights are damaged", ()
-            sampled.append(self._draw(draw, row))
-        return "", tuple(sampled)
+            try:
+                sampled.append(self._draw(draw, rows.get(draw.seq, -1)))
+            except Exception as error:  # whatever it is, it concerns this sequence alone
+                failures[draw.seq] = str(error)
+        return tuple(sampled)
+
+    def _greedy(self, plan: StepPlan, failures: dict[int, str]) -> tuple[int, ...]:
+        """The likeliest token at each of the last rows of a slice."""
+        if plan.prefill is None or not plan.prefill.greedy:
+            return ()
+        end = len(plan.prefill.tokens)
+        rows = [self._logits(row) for row in range(end - plan.prefill.greedy, end)]
+        if not all(_finite(logits) for logits in rows):
+            failures[plan.prefill.seq] = _NOT_FINITE
+            return ()
+        return tuple(int(logits.argmax()) for logits in rows if logits is not None)
 
     def _checked_states(self, seq: int) -> States:
         if self._states is None:
             raise NotSupported("the state of this model's sequences cannot be saved")
         if self._closed:
             raise DecodeFailed("the engine is closed")
+        if self._context is None:
+            raise DecodeFailed(_NO_CONTEXT)
         if not 0 <= seq < self.capabilities.n_seq_max:
             raise DecodeFailed(
                 f"sequence {seq}: ids go from 0 to {self.capabilities.n_seq_max - 1}"
@@ -260,24 +313,19 @@ class LlamaEngine:
 
     def _draw(self, draw: Draw, row: int) -> Sampled:
         sampler = self._samplers[draw.seq]
-        if draw.logits is None:
+        given = None if draw.logits is None else np.frombuffer(draw.logits, np.float32)
+        if not _finite(self._logits(row) if given is None else given):
+            raise DecodeFailed(_NOT_FINITE)
+        if given is None:
             token = sampler.sample(self._context, row, draw.seed)
         else:
-            token = sampler.sample_from(np.frombuffer(draw.logits, np.float32), draw.seed)
+            token = sampler.sample_from(given, draw.seed)
         return Sampled(
             seq=draw.seq,
             token=token,
             piece=self._vocabulary.piece(token),
             end=self._vocabulary.ends(token),
         )
-
-    def _finite(self, draw: Draw, row: int) -> bool:
-        """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
-        if draw.logits is not None:
-            logits: Logits | None = np.frombuffer(draw.logits, np.float32)
-        else:
-            logits = self._logits(row)
-        return logits is not None and bool(np.isfinite(logits.max()))
 
     def _logits(self, row: int) -> Logits | None:
         """A view of the logits of a batch row, valid until the next step."""
@@ -288,6 +336,11 @@ class LlamaEngine:
         address = ctypes.addressof(pointer.contents)
         cells = memoryview((ctypes.c_float * size).from_address(address))
         return np.frombuffer(cells, np.float32)
+
+
+def _finite(logits: Logits | None) -> bool:
+    """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
+    return logits is not None and bool(np.isfinite(logits.max()))
 
 
 def _bounds(ids: Sequence[int]) -> tuple[int, int]:

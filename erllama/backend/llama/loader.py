@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import os
 import pathlib
@@ -89,7 +90,7 @@ class LlamaLoading:
         if fault is not None:
             raise ModelLoadError(f"{self._path}: its {fault}; convert it again")
         if not self._model_config.vocab_only:
-            self._context = self._make_context()
+            self._context = self._make_context(self._model)
 
     def warm_up(self) -> LlamaEngine:
         engine = self._engine(can_abort=False, states=None)
@@ -158,12 +159,13 @@ class LlamaLoading:
 
     # Context
 
-    def _make_context(self) -> Any:
+    def _make_context(self, model: Any) -> Any:
+        """Make the context; the engine does it again after a step that was given up."""
         lib = llama()
         parameters = lib.llama_context_default_params()
-        self._fill_context_parameters(parameters)
+        self._fill_context_parameters(parameters, model)
         with capture_log() as said:
-            context = lib.llama_init_from_model(self._model, parameters)
+            context = lib.llama_init_from_model(model, parameters)
         if not context:
             raise ModelLoadError(
                 f"{self._path}: llama.cpp cannot make the context; change the options of "
@@ -171,9 +173,9 @@ class LlamaLoading:
             )
         return context
 
-    def _fill_context_parameters(self, parameters: Any) -> None:
+    def _fill_context_parameters(self, parameters: Any, model: Any) -> None:
         config = self._config
-        parameters.n_ctx = self._n_ctx * config.n_seq_max
+        parameters.n_ctx = self._n_ctx(model) * config.n_seq_max
         parameters.n_batch = config.n_batch
         parameters.n_ubatch = min(config.n_ubatch, config.n_batch)
         parameters.n_seq_max = config.n_seq_max
@@ -198,9 +200,8 @@ class LlamaLoading:
     def _n_threads(self) -> int:
         return self._config.n_threads or len(os.sched_getaffinity(0))
 
-    @property
-    def _n_ctx(self) -> int:
-        trained = int(llama().llama_model_n_ctx_train(self._model))
+    def _n_ctx(self, model: Any) -> int:
+        trained = int(llama().llama_model_n_ctx_train(model))
         return self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
 
     def _check_options(self, header: GgufHeader) -> None:
@@ -267,6 +268,7 @@ class LlamaLoading:
         return LlamaEngine(
             model=self._model,
             context=self._context,
+            make_context=functools.partial(self._make_context, self._model),
             vocabulary=vocabulary,
             abort_flag=self._flag,
             capabilities=self._capabilities(can_abort=can_abort, states=states),
@@ -286,8 +288,20 @@ class LlamaLoading:
             n_batch=lib.llama_n_batch(context) if context else 0,
             granule=GRANULE,
             family=family,
+            truncate=states is not None and self._can_truncate(family),
+            deterministic=False,
             state=self._state_capabilities(states),
         )
+
+    def _can_truncate(self, family: Family) -> bool:
+        """Whether `seq_rm` of the end of a sequence leaves what computing the rest would have.
+
+        A window's rows are kept whole only in streams of their own: in a shared buffer, rows that
+        have left the window make room for others.
+        """
+        if family == "sliding_window":
+            return self._config.swa_full and not self._config.kv_unified
+        return family == "plain"
 
     def _state_capabilities(self, states: States | None) -> StateCapabilities | None:
         if states is None:

@@ -106,6 +106,10 @@ class States:
         longest = state_bytes(self.shape, self._llama.llama_n_ctx_seq(context))
         self._warm_up(min(longest, _WARM_BYTES))
 
+    def move_to(self, context: Any) -> None:
+        """Go on with a context that was made like the first one."""
+        self._context = context
+
     def _warm_up(self, size: int) -> None:
         """Touch the pages of both buffers now: the first request after a start is a restore."""
         self._buffer = np.full(size, 1, np.uint8)

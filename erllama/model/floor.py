@@ -1,0 +1,599 @@
+"""The requests that hold sequences: how they come, what becomes of their steps, how they go.
+
+Contract
+    State     a sequence is free, or a request's, or an idle session's. A request on the floor is
+              being restored, ready for steps, paused for its reader, or being moved off.
+    Writer    the model's actor, whose messages end up in the methods here.
+    Order     everything is queued on the lane in the order in which it is decided, so a sequence
+              can be handed on while the lane is still busy with what its last holder left.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+
+from erllama.backend.base import Engine, Frame, SavedState, StepOutcome
+from erllama.clock import Clock
+from erllama.config import ContextConfig
+from erllama.errors import DecodeFailed, EngineCrashed, ErllamaError
+from erllama.model.cache_work import CacheWork
+from erllama.model.gauges import Gauges
+from erllama.model.generation import NOTHING, Generation, Restored
+from erllama.model.job import Job
+from erllama.model.messages import ReaderCaughtUp, ReaderStalls, RowsRead, SessionsIdle
+from erllama.model.scheduler import WEIGHTS, Entry, Slice
+from erllama.model.sequences import Sequences
+from erllama.model.sessions import Live, Sessions, reusable
+from erllama.model.spilling import Spilling
+from erllama.model.stepper import Step, Stepper
+from erllama.model.waiting import Waiting
+
+
+class Floor:
+    """See the module.
+
+    Args:
+        waiting: the requests without a sequence.
+        settle: answers a request.
+        urgent: sends a message to the actor itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        context: ContextConfig,
+        engine: Engine,
+        work: CacheWork,
+        stepper: Stepper,
+        spilling: Spilling,
+        sessions: Sessions,
+        waiting: Waiting,
+        gauges: Gauges,
+        clock: Clock,
+        urgent: Callable[[object], bool],
+        settle: Callable[[Job, BaseException | None], None],
+    ) -> None:
+        self._context = context
+        self._engine = engine
+        self._work = work
+        self._stepper = stepper
+        self._spilling = spilling
+        self._sessions = sessions
+        self._waiting = waiting
+        self._gauges = gauges
+        self._clock = clock
+        self._urgent = urgent
+        self._settle = settle
+        self._pool = Sequences(engine.capabilities.n_seq_max)
+        self._jobs: dict[int, Job] = {}
+        self._parked: list[Job] = []
+        self._starting: list[Job] = []
+        self._ended: list[int] = []
+        self._short_of_cells: list[Job] = []
+        self.rebuilding = False
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request has begun and is not over."""
+        return bool(self._jobs or self._parked or self.rebuilding)
+
+    @property
+    def parked(self) -> int:
+        """How many requests wait for their readers without a sequence."""
+        return len(self._parked)
+
+    @property
+    def may_chain(self) -> bool:
+        """Whether the lane may decode by itself: a row too many must be possible to drop."""
+        return self._engine.capabilities.truncate
+
+    @property
+    def wants_the_lane(self) -> bool:
+        """Whether something is to be done between two steps."""
+        return any(job.to_spill for job in self._jobs.values())
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether a prompt is ready to be computed."""
+        return any(entry.ready and entry.left for entry in self.entries())
+
+    def jobs(self) -> list[Job]:
+        """The requests that hold sequences."""
+        return list(self._jobs.values())
+
+    def all_jobs(self) -> list[Job]:
+        """Those, and those that are parked."""
+        return [*self._jobs.values(), *self._parked]
+
+    def entries(self) -> list[Entry]:
+        """What the scheduler sees."""
+        return [job.entry for job in self._jobs.values() if job.entry is not None]
+
+    def on(self, seq: int) -> Job:
+        """The request on a sequence."""
+        return self._jobs[seq]
+
+    @staticmethod
+    def generation(job: Job) -> Generation:
+        """The computation of a request that was admitted.
+
+        Raises:
+            LookupError: it has not begun.
+        """
+        if job.generation is None:
+            raise LookupError("this request has not begun")
+        return job.generation
+
+    def starting(self) -> list[Job]:
+        """Those whose first token can be drawn with nothing computed."""
+        return [job for job in self._starting if self._holds(job)]
+
+    def take_ended(self) -> list[int]:
+        """The sequences whose cells nobody needs any more."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    # Coming
+
+    def admit(self, check: Callable[[Job], None]) -> None:
+        """Give sequences to requests that wait, as far as there are any.
+
+        Args:
+            check: raises if the model cannot compute a request.
+        """
+        if self.rebuilding or not len(self._waiting):
+            return
+        for job in list(self._waiting):
+            if job.tokens is None:
+                continue
+            try:
+                if not job.checked:
+                    check(job)
+                    job.checked = True
+            except ErllamaError as error:
+                self._waiting.remove(job)
+                self._settle(job, error)
+                continue
+            if self._has_room(job) and not self._work.must_wait(job, self._jobs.values()):
+                self._waiting.admit(job)
+                self._begin(job)
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether there is a sequence for a request; if not, one may be on its way."""
+        if self._pool.free or self._sessions.held:
+            return True
+        if not self.wants_the_lane and not self._spilling.moving:
+            self._make_room(job)
+        return False
+
+    def _make_room(self, job: Job) -> None:
+        """Take a sequence from one whose reader sleeps, or from one of a lower class."""
+        if not self._spilling.possible:
+            return
+        weight = WEIGHTS[job.request.priority]
+        lower = [
+            other
+            for other in self._jobs.values()
+            if other.generation is not None
+            and (other.paused or WEIGHTS[other.request.priority] < weight)
+        ]
+        if lower:
+            lower.sort(key=lambda one: (one.paused, -WEIGHTS[one.request.priority], one.order))
+            lower[-1].to_spill = True
+
+    def _begin(self, job: Job) -> None:
+        session = job.request.session_id
+        live = self._sessions.take(session) if session is not None else None
+        seq = live.seq if live is not None else self._take_sequence()
+        if seq in self._ended:
+            self._ended.remove(seq)
+        job.entry = Entry(
+            seq, job.order, job.request.priority, left=1, ready=False, deadline=job.deadline
+        )
+        self._jobs[seq] = job
+        job.stop_timer("queue")
+        if job.spilled is not None:
+            self._spilling.put_back(job, job.spilled)
+            return
+        job.admitted = self._clock.now()
+        if job.sink is not None:
+            job.sink.on_space = lambda: self._urgent(ReaderCaughtUp(job))
+        self._find_state(job, live)
+
+    def _take_sequence(self) -> int:
+        if self._pool.free:
+            return self._pool.take()
+        idle = self._sessions.idle_longest()
+        if idle is None:
+            raise LookupError("all sequences are taken")
+        return idle.seq
+
+    def _find_state(self, job: Job, live: Live | None) -> None:
+        """Begin with what is in place, or in the cache, or with nothing."""
+        resume = job.request.parent_key
+        if resume is None and job.request.session_id is not None:
+            resume = self._sessions.key(job.request.session_id)
+        hit = self._work.find(job, resume)
+        start = NOTHING if live is None else self._in_place(job, live)
+        if start.tokens and start.tokens >= (0 if hit is None else hit.tokens):
+            self._generate(job, start)
+        elif not self._work.restore(job, hit, self._gauges.pace.prefill_rate):
+            self._generate(job, NOTHING)
+
+    def _in_place(self, job: Job, live: Live) -> Restored:
+        """What of a session's state a prompt can go on from."""
+        prompt = job.tokens or array.array("i")
+        if live.salt != job.request.cache_salt:
+            return NOTHING
+        n, resumes = reusable(
+            live,
+            prompt,
+            truncate=self._engine.capabilities.truncate,
+            exact=self._work.exact(job),
+            granule=self._engine.capabilities.granule,
+        )
+        pure_end = min(live.pure_end, n)
+        if not resumes:  # what lies behind was computed as the end of another prompt
+            pure_end -= pure_end % self._engine.capabilities.granule
+        return Restored(
+            tokens=n,
+            pure_end=pure_end,
+            resumed=resumes,
+            tier="live",
+            stored=min(live.stored, n),
+        )
+
+    def rows_read(self, tag: RowsRead, frame: Frame | None, error: BaseException | None) -> None:
+        """The rows of a hit were read, or not."""
+        wanted = self._holds(tag.job) and tag.job.entry is tag.entry
+        if self._work.rows_read(tag, frame, error, wanted=wanted) or not wanted:
+            return
+        self._generate(tag.job, NOTHING)
+
+    def restored(
+        self, job: Job, entry: Entry, start: Restored, error: BaseException | None
+    ) -> None:
+        """The lane has put rows on a request's sequence, or not."""
+        if error is not None and not isinstance(error, DecodeFailed):
+            raise EngineCrashed(f"the engine failed: {error!r}") from error
+        if self._holds(job) and job.entry is entry:
+            self._generate(job, NOTHING if error is not None else start)
+
+    def _generate(self, job: Job, start: Restored) -> None:
+        """Begin to compute a request, from what is in place for it."""
+        engine = self._engine
+        job.generation = Generation(
+            prompt=job.tokens or array.array("i"),
+            request=job.request,
+            seed=job.seed,
+            seq=job.seq,
+            n_ctx=engine.capabilities.n_ctx,
+            asked=job.asked,
+            admitted=job.admitted,
+            now=self._clock.now() if start.tokens else job.admitted,
+            restored=start,
+            prefill_only=job.prefill_only,
+            keep_logits=self._work.cache.enabled,
+            stops=self._work.stops(job, start),
+            verify_from=job.verify_from,
+        )
+        self._set_ready(job)
+
+    def _set_ready(self, job: Job) -> None:
+        """A request's state is in place: it takes part in steps, unless it waits for its reader."""
+        entry, generation = job.entry, job.generation
+        if entry is None or generation is None:
+            return
+        entry.left = generation.prompt_left
+        entry.ready = not job.paused
+        if generation.starting:
+            entry.ready = False
+            self._starting.append(job)
+
+    # Steps
+
+    def apply(self, step: Step, outcome: StepOutcome) -> None:
+        """Take in a step that was done."""
+        sampled = {one.seq: one for one in outcome.sampled}
+        now = self._clock.now()
+        for seq, job in step.jobs.items():
+            generation = job.generation
+            if not self._holds(job) or generation is None:
+                continue  # it ended while the lane went on by itself
+            failure = outcome.failures.get(seq)
+            if failure is not None:
+                self._end(job, DecodeFailed(failure))
+                continue
+            decoding = isinstance(step.decision, Slice) is False
+            events = generation.apply(outcome.positions[seq], sampled.get(seq), outcome.greedy, now)
+            if job.sink is not None:
+                for event in events:
+                    job.sink.push(event)
+            if decoding:
+                self._gauges.decode_rate = generation.decode_rate
+            self._after(job, generation, outcome)
+
+    def _after(self, job: Job, generation: Generation, outcome: StepOutcome) -> None:
+        """What a step that was taken in leads to."""
+        entry = job.entry
+        if job in self._starting:
+            self._starting.remove(job)
+        if job.ending:
+            self._end(job, None)
+            return
+        self._work.after_step(job, generation, outcome.logits)
+        if generation.finished is not None:
+            self._end(job, None)
+            return
+        if entry is not None:
+            entry.left, entry.alone = generation.prompt_left, False
+            entry.ready = True
+        if job.sink is not None and job.sink.full:
+            self._pause(job)
+
+    def aborted(self, step: Step, outcome: StepOutcome) -> None:
+        """A step was cut short."""
+        for seq, job in step.jobs.items():
+            generation = job.generation
+            if not self._holds(job) or generation is None:
+                continue
+            self._put_back_to(generation, outcome.positions.get(seq, generation.position))
+            if job.ending:
+                self._end(job, None)
+            elif job.entry is not None:
+                job.entry.left = generation.prompt_left
+
+    def _put_back_to(self, generation: Generation, held: int) -> None:
+        """An interrupted step has left `held` cells; go on from a place that the rule allows."""
+        if not generation.prefilling:
+            generation.moved(generation.seq)
+            return
+        granule = self._engine.capabilities.granule
+        if held < len(generation.prompt) and held != generation.position:
+            held = max(held - held % granule, min(held, generation.restored.tokens))
+        generation.position = min(held, len(generation.prompt))
+        generation.moved(generation.seq)
+
+    def step_failed(self, step: Step, why: str) -> None:
+        """The engine refused a step: of several requests, each is tried alone to find whose."""
+        jobs = [job for job in step.jobs.values() if self._holds(job)]
+        for job in jobs:
+            if len(jobs) == 1 or job.generation is None or job.entry is None:
+                self._end(job, DecodeFailed(f"the engine refused a step: {why}"))
+                continue
+            job.generation.moved(job.seq)
+            job.entry.alone = True
+
+    def no_slot(self, step: Step, why: str) -> None:
+        """The cells did not suffice: free some, take less, or wait; then it is tried again."""
+        idle = self._sessions.idle_longest()
+        if idle is not None:
+            self.give_back(idle.seq)
+            return
+        jobs = sorted((job for job in step.jobs.values() if self._holds(job)), key=_by_order)
+        if not jobs:
+            return
+        last = jobs[-1]
+        granule = self._engine.capabilities.granule
+        if isinstance(step.decision, Slice) and step.decision.limit > granule and last.entry:
+            half = step.decision.limit // 2
+            last.entry.most = max(half - half % granule, granule)
+        elif len(self._jobs) > 1 and self._spilling.possible:
+            last.to_spill = True
+        elif len(self._jobs) > 1 and last.entry is not None:
+            last.entry.ready = False
+            self._short_of_cells.append(last)
+        else:
+            self._end(last, DecodeFailed(f"the cells of the context do not suffice: {why}"))
+
+    # Readers
+
+    def _pause(self, job: Job) -> None:
+        """Its reader lags too far behind: nothing is made for it until it has caught up."""
+        if job.entry is None or job.paused:
+            return
+        job.paused = True
+        job.entry.ready = False
+        job.timers["reader"] = self._clock.call_later(
+            self._context.reader_stall_s, lambda: self._urgent(ReaderStalls(job))
+        )
+
+    def caught_up(self, job: Job) -> None:
+        """The reader of a paused request has made room."""
+        if not job.paused:
+            return
+        job.paused = False
+        job.stop_timer("reader")
+        if job in self._parked:
+            self._parked.remove(job)
+            self._waiting.put_back(job)
+        elif self._holds(job) and not self._spilling.is_moving(job) and job.spilled is None:
+            self._set_ready(job)
+
+    def stalls(self, job: Job) -> None:
+        """It has not made room for long: its sequence is for somebody else."""
+        if job.paused and self._holds(job) and self._spilling.possible:
+            job.to_spill = True
+
+    # Moving off and back
+
+    def spill_what_must(self) -> None:
+        """Begin to move off whoever is to go and is not in the step on its way."""
+        for job in self.jobs():
+            if job.to_spill and not self._stepper.computes(job):
+                self._move_off(job)
+
+    def _move_off(self, job: Job) -> None:
+        generation = job.generation
+        job.to_spill = False
+        if generation is None or self._spilling.is_moving(job) or job.spilled is not None:
+            return
+        if job.entry is not None:
+            job.entry.ready = False
+        if job in self._starting:
+            self._starting.remove(job)
+        self._work.at_end(job, generation, "evict")
+        self._spilling.take_off(job, generation)
+
+    def spilled(
+        self, job: Job, entry: Entry, saved: SavedState | None, error: BaseException | None
+    ) -> None:
+        """The lane has taken a request's state off its sequence, or not."""
+        self._spilling.moved(job)
+        if not self._holds(job) or job.entry is not entry or job.generation is None:
+            return
+        if saved is None:
+            if self.rebuilding:
+                self._end(job, error or DecodeFailed("the state could not be saved"))
+            else:
+                self._set_ready(job)
+            return
+        job.spilled = saved
+        self._leave(job)
+        if job.paused:
+            self._parked.append(job)
+        else:
+            self._waiting.put_back(job)
+
+    def put_back(self, job: Job, entry: Entry, error: BaseException | None) -> None:
+        """The lane has put a spilled state on a request's sequence, or not."""
+        if not self._holds(job) or job.entry is not entry or job.generation is None:
+            return
+        if error is not None:
+            if not isinstance(error, DecodeFailed):
+                raise EngineCrashed(f"the engine failed: {error!r}") from error
+            self._end(job, error)
+            return
+        job.spilled = None
+        job.generation.moved(job.seq)
+        self._set_ready(job)
+
+    # Going
+
+    def end_early(self, job: Job) -> None:
+        """End a request on somebody's word: at once, or with the step it is in."""
+        if job in self._parked:
+            self._parked.remove(job)
+            self._settle(job, None)
+        elif not self._holds(job):
+            return
+        elif self._stepper.computes(job):
+            self._stepper.hasten(job)
+        else:
+            self._end(job, None)
+
+    def _end(self, job: Job, error: BaseException | None) -> None:
+        """A request is over: as it was told, by itself, or by an error."""
+        generation = job.generation
+        if job in self._starting:
+            self._starting.remove(job)
+        if generation is not None:
+            self._gauges.note_request(self._clock.now() - generation.admitted)
+            if error is None and job.spilled is None:
+                self._work.at_end(job, generation, "finish")
+                self._leave_to_session(job, generation)
+        self._leave(job)
+        self._settle(job, error)
+
+    def _leave_to_session(self, job: Job, generation: Generation) -> None:
+        """The session keeps the sequence, with what is on it."""
+        if not job.in_session or not generation.position:
+            return
+        total = len(generation.prompt) + len(generation.tokens)
+        sampled = generation.tokens[-1] if generation.position == total - 1 else None
+        job.left = Live(
+            seq=job.seq,
+            tokens=array.array("i", generation.computed_tokens),
+            sampled=sampled if generation.tokens else None,
+            pure_end=min(generation.pure_end, generation.position),
+            stored=generation.stored,
+            salt=job.request.cache_salt,
+            since=self._clock.now(),
+        )
+        self._clock.call_later(self._context.session_idle_s, lambda: self._urgent(SessionsIdle()))
+
+    def _leave(self, job: Job) -> None:
+        """It holds its sequence no more."""
+        entry, job.entry = job.entry, None
+        if entry is None or self._jobs.get(entry.seq) is not job:
+            return
+        del self._jobs[entry.seq]
+        if job.left is None:
+            self.give_back(entry.seq)
+        self._retry_short_of_cells()
+
+    def give_back(self, seq: int) -> None:
+        """A sequence is free, and its cells are."""
+        self._pool.give_back(seq)
+        self._ended.append(seq)
+
+    def _retry_short_of_cells(self) -> None:
+        short, self._short_of_cells = self._short_of_cells, []
+        for job in short:
+            if self._holds(job):
+                self._set_ready(job)
+
+    def drop_idle_sessions(self) -> None:
+        """Take back the sequences of sessions that were idle for too long."""
+        for live in self._sessions.idle_since(self._clock.now() - self._context.session_idle_s):
+            self.give_back(live.seq)
+
+    def drop_all_sessions(self) -> None:
+        """Take back the sequences of all idle sessions; what they hold is in the cache."""
+        for live in self._sessions.idle_since(float("inf")):
+            self.give_back(live.seq)
+
+    # When the context goes
+
+    def evacuate(self, step: Step, error: ErllamaError) -> None:
+        """A step is lost with its requests; the others are moved off to a fresh context."""
+        self.rebuilding = True
+        for job in step.jobs.values():
+            if self._holds(job):
+                self._end(job, error)
+        self.drop_all_sessions()
+        for job in self.jobs():
+            if job.generation is not None and job.spilled is None:
+                if not self._spilling.possible:
+                    self._end(job, error)
+                else:
+                    self._move_off(job)
+            else:  # its state was just being put in place, and is still where it came from
+                self._leave(job)
+                self._waiting.put_back(job)
+
+    def rebuilt(self) -> None:
+        """There is a fresh context."""
+        self.rebuilding = False
+        self._ended.clear()
+
+    def forget_all(self) -> None:
+        """The actor has answered all of them."""
+        self._jobs.clear()
+        self._parked.clear()
+        self._starting.clear()
+
+    def check_integrity(self) -> None:
+        """Each sequence is free, a request's or a session's.
+
+        Raises:
+            RuntimeError: it is not so.
+        """
+        self._pool.check_integrity()
+        taken = self._context.n_seq_max - self._pool.free
+        if taken != len(self._jobs) + self._sessions.held:
+            raise RuntimeError(
+                f"{taken} sequences are taken, by {len(self._jobs)} requests and "
+                f"{self._sessions.held} sessions"
+            )
+
+    def _holds(self, job: Job) -> bool:
+        return job.entry is not None and self._jobs.get(job.entry.seq) is job
+
+
+def _by_order(job: Job) -> int:
+    return job.order

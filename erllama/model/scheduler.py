@@ -1,0 +1,198 @@
+"""What is computed next. Pure: the requests that hold sequences in, one step out.
+
+A step is one call of `llama_decode`: either one row of every request that generates, or one slice
+of one prompt; never both, or the numbers would depend on the company (docs/exact-slicing.md).
+Requests that generate and prompts that wait take turns, and while anything generates a slice is
+only as long as fits between two of its tokens.
+
+Whose slice: the classes of priority share the time of prompts by weight (start-time fair queueing,
+Goyal, Vin and Cheng 1996); within a class the prompt goes first that has least left, so that short
+ones do not wait for long ones. One that was passed over too often goes first, so none starves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from erllama.model.request import Priority
+from erllama.model.slicing import rows_within
+
+WEIGHTS: dict[Priority, int] = {"low": 1, "normal": 4, "high": 16}
+"""Shares of the classes where they compete."""
+
+PATIENCE = 8
+"""Slices that others may get before a prompt that waits goes first."""
+
+CONTENDED_S = 0.1
+"""How long a prompt slice may keep the lane while other models compute too."""
+
+_URGENT = 2.0  # times the estimated rest of a prompt, before its deadline
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A request that holds a sequence.
+
+    Attributes:
+        order: rises from request to request.
+        left: tokens of its prompt that are still to be computed; 0: it generates.
+        ready: False while it waits for its reader, or for its rows.
+        deadline: when its caller stops waiting.
+        most: rows of its slices at most, where the cells of the context ran short; 0: no limit.
+        passed: slices that others got since its last one.
+        alone: its row is to be computed by itself, to find out whether it is the one that fails.
+    """
+
+    seq: int
+    order: int
+    priority: Priority = "normal"
+    left: int = 0
+    ready: bool = True
+    deadline: float | None = None
+    most: int = 0
+    passed: int = 0
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """One row for each of these sequences, in rising order."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A slice of at most `limit` rows of the prompt of one sequence."""
+
+    seq: int
+    limit: int
+
+
+Decision = Decode | Slice
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast the engine was lately.
+
+    Attributes:
+        prefill_rate: rows of a prompt per second; 0: unknown.
+        decode_s: seconds that a decode step takes.
+    """
+
+    prefill_rate: float = 0.0
+    decode_s: float = 0.0
+
+    def note_decode(self, seconds: float) -> None:
+        """Keep a moving average."""
+        self.decode_s += 0.3 * (seconds - self.decode_s) if self.decode_s else seconds
+
+    def note_prefill(self, rows: int, seconds: float) -> None:
+        """The latest slice counts: the rate falls with the depth of the prompt."""
+        if seconds > 0:
+            self.prefill_rate = rows / seconds
+
+
+class ClassShares:
+    """What each class of priority has used, in weighted units."""
+
+    def __init__(self) -> None:
+        self._used = dict.fromkeys(WEIGHTS, 0.0)
+        self._floor = 0.0
+
+    def charge(self, priority: Priority, amount: float) -> None:
+        """Note that a class has used this much."""
+        used = max(self._used[priority], self._floor)
+        self._floor = used
+        self._used[priority] = used + amount / WEIGHTS[priority]
+
+    def first(self, classes: Iterable[Priority]) -> Priority:
+        """Whose turn it is among these; one that was away cannot have saved up turns."""
+        return min(classes, key=lambda c: (max(self._used[c], self._floor), -WEIGHTS[c]))
+
+
+class Scheduler:
+    """Plans the steps of one model.
+
+    Args:
+        n_batch: most rows in a step.
+        granule: rows of the finest cut of a prompt.
+        stall_s: longest time between two tokens of a request while prompts are computed.
+        pace: how fast the engine was so far.
+    """
+
+    def __init__(self, *, n_batch: int, granule: int, stall_s: float, pace: Pace) -> None:
+        self._n_batch = n_batch
+        self._granule = granule
+        self._stall_s = stall_s
+        self._shares = ClassShares()
+        self._prompt_next = False
+        self.pace = pace
+
+    def plan(
+        self, entries: Sequence[Entry], *, now: float, contended: bool = False
+    ) -> Decision | None:
+        """The next step; None: nothing is ready. Changes nothing.
+
+        Args:
+            entries: the requests that hold sequences.
+            now: the time that deadlines are measured by.
+            contended: whether other models compute too.
+        """
+        decoding = [entry.seq for entry in entries if entry.ready and not entry.left]
+        prompts = [entry for entry in entries if entry.ready and entry.left]
+        if decoding and not (prompts and self._prompt_next):
+            alone = [entry.seq for entry in entries if entry.alone and entry.seq in decoding]
+            return Decode(tuple(alone[:1] or sorted(decoding)))
+        if not prompts:
+            return None
+        chosen = self._choose(prompts, now)
+        return Slice(chosen.seq, self._limit(chosen, bool(decoding), contended))
+
+    def took(self, decision: Decision, entries: Sequence[Entry], seconds: float) -> None:
+        """Account for a step that was computed.
+
+        Args:
+            decision: what was planned.
+            entries: the requests that held sequences then.
+            seconds: that it took on the lane.
+        """
+        if isinstance(decision, Decode):
+            self._prompt_next = True
+            self.pace.note_decode(seconds)
+            return
+        self._prompt_next = False
+        for entry in entries:
+            if entry.seq == decision.seq:
+                entry.passed = 0
+                self._shares.charge(entry.priority, seconds)
+            elif entry.ready and entry.left:
+                entry.passed += 1
+
+    def _choose(self, prompts: list[Entry], now: float) -> Entry:
+        first = self._shares.first({entry.priority for entry in prompts})
+        own = [entry for entry in prompts if entry.priority == first]
+        return min(own, key=lambda entry: self._rank(entry, now))
+
+    def _rank(self, entry: Entry, now: float) -> tuple[int, float, int]:
+        """What goes first within a class: the starved, the urgent, the shortest."""
+        if entry.passed >= PATIENCE:
+            return 0, float(entry.order), 0
+        if entry.deadline is not None and self.pace.prefill_rate > 0:
+            rest = entry.left / self.pace.prefill_rate
+            if entry.deadline - now < _URGENT * rest:
+                return 1, entry.deadline, entry.order
+        return 2, float(entry.left), entry.order
+
+    def _limit(self, entry: Entry, decoding: bool, contended: bool) -> int:
+        """Rows of a slice: all that fit, or what fits between two tokens of the others."""
+        limit = min(entry.most, self._n_batch) if entry.most else self._n_batch
+        if decoding:
+            seconds = self._stall_s - self.pace.decode_s
+        elif contended:
+            seconds = CONTENDED_S
+        else:
+            return limit
+        return min(limit, rows_within(seconds, self.pace.prefill_rate, self._granule))

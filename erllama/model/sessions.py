@@ -1,0 +1,160 @@
+"""Sticky sessions: whose next turn finds its state still on a sequence. Pure.
+
+Contract
+    State     per session: nothing yet, in use by one request, or idle; an idle one holds a
+              sequence until it is given up (its rows are in the cache by then).
+    Writer    the model's actor.
+    Invariant one request at a time uses a session.
+"""
+
+from __future__ import annotations
+
+import array
+from dataclasses import dataclass
+
+from erllama.errors import SessionBusy
+from erllama.model.slicing import common_prefix
+
+_REMEMBERED = 10_000  # sessions without a sequence, of which only the key of their rows is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a finished request has left on its sequence.
+
+    Attributes:
+        seq: the sequence.
+        tokens: those that its cells hold.
+        sampled: the token after them, which was sampled and never computed; None: there is none.
+        pure_end: up to where the rows are a function of the tokens alone.
+        stored: up to where they are in the cache.
+        salt: the `cache_salt` that they belong to.
+        since: when it became idle.
+    """
+
+    seq: int
+    tokens: array.array[int]
+    sampled: int | None
+    pure_end: int
+    stored: int
+    salt: str
+    since: float
+
+
+@dataclass(slots=True)
+class _Session:
+    live: Live | None = None
+    key: str | None = None
+    busy: bool = False
+
+
+class Sessions:
+    """All sessions of a model."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, _Session] = {}
+
+    def claim(self, session_id: str) -> None:
+        """A request is to use the session.
+
+        Raises:
+            SessionBusy: another one does.
+        """
+        session = self._sessions.pop(session_id, None) or _Session()
+        self._sessions[session_id] = session  # behind all others: the latest used
+        if session.busy:
+            raise SessionBusy(
+                f"session_id: a request of session {session_id!r} is running; wait for it, or "
+                "use another session"
+            )
+        session.busy = True
+        self._forget_old()
+
+    def take(self, session_id: str) -> Live | None:
+        """What its last request left; it is no longer the session's."""
+        session = self._sessions[session_id]
+        live, session.live = session.live, None
+        return live
+
+    def key(self, session_id: str) -> str | None:
+        """The key of the rows that its last request left in the cache."""
+        return self._sessions[session_id].key
+
+    def release(self, session_id: str, live: Live | None, key: str | None) -> None:
+        """Its request is over and leaves this; None: nothing."""
+        session = self._sessions[session_id]
+        session.busy, session.live = False, live
+        session.key = key or session.key
+
+    def end(self, session_id: str) -> Live | None:
+        """Forget a session; gives what it had on a sequence.
+
+        Raises:
+            SessionBusy: a request uses it.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            return None
+        if session.busy:
+            raise SessionBusy(
+                f"session_id: a request of session {session_id!r} is running; end that first"
+            )
+        del self._sessions[session_id]
+        return session.live
+
+    def idle_longest(self) -> Live | None:
+        """Take the sequence of the session that has been idle for longest."""
+        idle = self._idle()
+        if not idle:
+            return None
+        session = min(idle, key=lambda one: one.live.since if one.live else 0.0)
+        live, session.live = session.live, None
+        return live
+
+    def idle_since(self, before: float) -> list[Live]:
+        """Take the sequences of all that have been idle since before then."""
+        due = []
+        for session in self._idle():
+            if session.live is not None and session.live.since <= before:
+                due.append(session.live)
+                session.live = None
+        return due
+
+    @property
+    def held(self) -> int:
+        """How many sequences idle sessions hold."""
+        return len(self._idle())
+
+    def _idle(self) -> list[_Session]:
+        return [session for session in self._sessions.values() if session.live is not None]
+
+    def _forget_old(self) -> None:
+        if len(self._sessions) <= _REMEMBERED:
+            return
+        for session_id, session in list(self._sessions.items()):
+            if not session.busy and session.live is None:
+                del self._sessions[session_id]
+                return
+
+
+def reusable(
+    live: Live, prompt: array.array[int], *, truncate: bool, exact: bool, granule: int
+) -> tuple[int, bool]:
+    """How many of a live sequence's tokens a prompt can keep, and whether it resumes the reply.
+
+    At least one token of the prompt is left to compute, because its logits are wanted.
+
+    Args:
+        truncate: whether cells can be dropped from the end.
+        exact: whether only rows are good enough that a cold run would make.
+        granule: rows of the finest cut.
+    """
+    n = common_prefix(live.tokens, prompt)
+    resumes = n == len(live.tokens) < len(prompt) and prompt[n] == live.sampled
+    if exact:
+        n, resumes = min(n, live.pure_end), False
+        n -= n % granule
+    n = min(n, len(prompt) - 1)
+    if n < len(live.tokens) and not truncate:
+        return 0, False
+    return n, resumes

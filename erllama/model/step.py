@@ -1,0 +1,81 @@
+"""From decisions to plans of the engine, and decoding on without asking. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from erllama.backend.base import StepOutcome, StepPlan
+from erllama.model.generation import Generation
+
+
+def decode_plan(
+    number: int, generations: Sequence[Generation], *, end: Sequence[int] = ()
+) -> StepPlan:
+    """One row of each generation, and a draw from each."""
+    return StepPlan(
+        number=number,
+        end=tuple(end),
+        begin=tuple(begin for one in generations for begin in one.begin()),
+        rows=tuple(one.row() for one in generations),
+        draws=tuple(one.draw(one.position + 1) for one in generations),
+    )
+
+
+def slice_plan(
+    number: int, generation: Generation, *, limit: int, granule: int, end: Sequence[int] = ()
+) -> StepPlan:
+    """A slice of a prompt, and behind the last one a draw."""
+    prefill = generation.slice(limit, granule)
+    return StepPlan(
+        number=number,
+        end=tuple(end),
+        begin=generation.begin(),
+        prefill=prefill,
+        draws=generation.first_draws() if prefill.logits else (),
+        keep_logits=generation.wants_logits(prefill),
+    )
+
+
+def start_plan(
+    number: int, generations: Sequence[Generation], *, end: Sequence[int] = ()
+) -> StepPlan:
+    """The first draws of generations whose prompts were restored with their logits."""
+    return StepPlan(
+        number=number,
+        end=tuple(end),
+        begin=tuple(begin for one in generations for begin in one.begin()),
+        draws=tuple(draw for one in generations for draw in one.first_draws()),
+    )
+
+
+class Chain:
+    """Decode steps that follow one another with nothing to decide between them.
+
+    `follow` is asked on the lane, while the event loop may not have heard of the outcome yet: it
+    reads what does not change while a chain runs, and `stopped`. What it cannot know, such as a
+    stop sequence, ends the generation one step later; the cell that was computed in vain is
+    dropped.
+    """
+
+    def __init__(self, generations: Sequence[Generation]) -> None:
+        self._generations = {one.seq: one for one in generations}
+        self.stopped = False
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """The sequences that it decodes."""
+        return tuple(self._generations)
+
+    def follow(self, outcome: StepOutcome) -> StepPlan | None:
+        """The decode step after `outcome`; None: the event loop has to decide."""
+        if self.stopped or outcome.status != "done" or outcome.failures:
+            return None
+        rows, draws = [], []
+        for sampled in outcome.sampled:
+            generation = self._generations[sampled.seq]
+            position = outcome.positions[sampled.seq]
+            if sampled.end or generation.last_at(position):
+                return None
+            rows.append(generation.row_at(position, sampled.token))
+            draws.append(generation.draw(position + 1))
+        return StepPlan(number=outcome.number + 1, rows=tuple(rows), draws=tuple(draws))

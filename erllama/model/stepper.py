@@ -1,0 +1,203 @@
+"""The step that is on its way to the lane and back, and the watch over it.
+
+Contract
+    State     at most one step is on its way (`current`). While nothing else is to be done, the
+              lane goes on with the next decode step by itself (`Chain`), and says so.
+    Writer    the model's actor.
+    Watch     a step that takes longer than its bound is aborted by flag and marked `stuck`. One
+              that does not obey within a grace is given up: nothing of the engine is touched
+              again, for a thread is inside it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from erllama.backend.base import Engine, StepPlan
+from erllama.clock import Clock, Timer
+from erllama.errors import EngineError
+from erllama.model.engine_owner import EngineOwner
+from erllama.model.gauges import Gauges
+from erllama.model.job import Job
+from erllama.model.messages import GiveUp, StepDone, StepTooLong
+from erllama.model.scheduler import Decision
+from erllama.model.step import Chain
+
+log = logging.getLogger("erllama.model")
+
+GRACE_S = 10.0
+"""How long an aborted step may take to come back."""
+
+
+@dataclass(slots=True)
+class Step:
+    """A step on its way.
+
+    Attributes:
+        decision: what it computes; None: it only draws.
+        jobs: whose, by sequence.
+        stuck: it has exceeded its bound.
+    """
+
+    number: int
+    decision: Decision | None
+    jobs: dict[int, Job]
+    chain: Chain | None = None
+    stuck: bool = False
+
+
+class Stepper:
+    """See the module.
+
+    Args:
+        urgent: sends a message to the actor itself.
+        bound_s: longest time of a step.
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: EngineOwner,
+        engine: Engine,
+        gauges: Gauges,
+        clock: Clock,
+        urgent: Callable[[object], bool],
+        bound_s: float,
+    ) -> None:
+        self._owner = owner
+        self._engine = engine
+        self._gauges = gauges
+        self._clock = clock
+        self._urgent = urgent
+        self._bound_s = bound_s
+        self._numbers = 0
+        self._watch: Timer | None = None
+        self.current: Step | None = None
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next step has to have."""
+        return self._numbers + 1
+
+    def start(
+        self, plan: StepPlan, decision: Decision | None, jobs: Iterable[Job], chain: Chain | None
+    ) -> None:
+        """Queue a step on the lane. Its outcome comes as `StepDone`."""
+        self._numbers = plan.number
+        self.current = Step(plan.number, decision, {job.seq: job for job in jobs}, chain)
+        follow = None if chain is None else chain.follow
+        try:
+            self._owner.submit(plan, follow, lambda *said: self._urgent(StepDone(*said)))
+        except EngineError as down:
+            # not raised here: it would be the answer to whatever call happened to be served
+            self._urgent(StepDone(None, down))
+        self._beat()
+
+    def done(self, following: int | None) -> Step:
+        """The lane is through with the current step, and went on with another one, or not.
+
+        Raises:
+            RuntimeError: none was on its way.
+        """
+        step = self.current
+        if step is None:
+            raise RuntimeError("a step came back that was not on its way")
+        if following is None:
+            self.current = self._gauges.step_since = None
+        else:
+            self._numbers = following
+            self.current = Step(following, step.decision, step.jobs, step.chain, step.stuck)
+            self._beat()
+        return step
+
+    def computes(self, job: Job) -> bool:
+        """Whether the step on its way is of this request, among others."""
+        return self.current is not None and job in self.current.jobs.values()
+
+    def hasten(self, job: Job) -> None:
+        """A request is to end: see that the step it is in comes back soon."""
+        step = self.current
+        if step is None or not self.computes(job):
+            return
+        self.stop_chain()
+        if len(step.jobs) == 1:  # a step of several is short, and is not theirs to lose
+            self._abort(step)
+
+    def abort(self) -> None:
+        """End the step on its way, whatever it is."""
+        if self.current is not None:
+            self.stop_chain()
+            self._abort(self.current)
+
+    def stop_chain(self) -> None:
+        """There is something to decide: no step follows by itself any more."""
+        if self.current is not None and self.current.chain is not None:
+            self.current.chain.stopped = True
+
+    def goes_on_with(self, seqs: Sequence[int]) -> bool:
+        """Whether the lane is decoding just these sequences by itself."""
+        chain = None if self.current is None else self.current.chain
+        return chain is not None and not chain.stopped and chain.seqs == tuple(seqs)
+
+    # The watch
+
+    def too_long(self, number: int) -> bool:
+        """A bound has passed: abort the step if it is still the same one."""
+        step = self.current
+        self._watch = None
+        if step is None or self._gauges.step_since is None:
+            return False
+        age = self._clock.now() - self._gauges.step_since
+        if step.number != number or age < self._bound_s:
+            self._watch_for(self._bound_s - age)
+            return False
+        if not self._owner.computing():  # it waits for the lane; whose step is there has a watch
+            self._watch_for(self._bound_s)
+            return False
+        log.error(
+            "a step of the engine has taken %.3g s, over step_timeout_s; it is aborted\n%s",
+            age,
+            _stacks(),
+        )
+        step.stuck = True
+        self.abort()
+        self._clock.call_later(GRACE_S, lambda: self._urgent(GiveUp(number)))
+        return True
+
+    def is_lost(self, number: int) -> bool:
+        """Whether an aborted step has not come back."""
+        return self.current is not None and self.current.number == number
+
+    def rest(self) -> None:
+        """Watch no more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _abort(self, step: Step) -> None:
+        if self._engine.capabilities.abort:
+            self._engine.abort(step.number)
+
+    def _beat(self) -> None:
+        self._gauges.step_since = self._clock.now()
+        if self._watch is None:  # one timer for many steps: it looks at the clock when it fires
+            self._watch_for(self._bound_s)
+
+    def _watch_for(self, seconds: float) -> None:
+        step = self.current
+        number = 0 if step is None else step.number
+        self._watch = self._clock.call_later(
+            max(seconds, 0.001), lambda: self._urgent(StepTooLong(number))
+        )
+
+
+def _stacks() -> str:
+    """Where all threads are."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
