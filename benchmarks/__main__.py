@@ -25,6 +25,7 @@ NAMES = (
     "shared_prefix",
     "stall",
     "soak",
+    "plan_time",
 )
 
 

@@ -51,7 +51,8 @@ def run(options: Options) -> list[Figure]:
 
 def _measure(options: Options, model: BenchModel) -> list[Figure]:
     seconds = QUICK_S if options.quick else options.soak_minutes * 60
-    with Side(f"{__name__}:erllama_side", {"path": str(model.path)}) as child:
+    config = {"path": str(model.path), "clients": options.times(CLIENTS, 2 * N_SEQ)}
+    with Side(f"{__name__}:erllama_side", config) as child:
         memory = [child.ask(seconds=seconds / SAMPLES)["memory"] for _ in range(SAMPLES)]
         got = child.ask(seconds=0)
     return list(_figures(model.name, got, memory))
@@ -120,10 +121,10 @@ async def _erllama_side(orders: Orders, config: Config) -> None:
 
     async with erllama.Runtime(ram_bytes=CACHE_BYTES) as runtime:
         model = await runtime.load_model(config["path"], n_ctx=N_CTX, n_seq_max=N_SEQ)
-        crowd = Crowd(model)
+        crowd = Crowd(model, config["clients"])
         orders.answer({})
         async with asyncio.TaskGroup() as group:
-            for number in range(CLIENTS):
+            for number in range(config["clients"]):
                 group.create_task(crowd.client(number))
             while (order := await asyncio.to_thread(orders.next)) is not None:
                 if order["seconds"]:
@@ -142,14 +143,14 @@ def _resident() -> int:
 class Crowd:
     """The clients and what happened to them."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, clients: int) -> None:
         self._model = model
         self._n_vocab = model.info().n_vocab
         self._common = random_prompt(COMMON, 0, self._n_vocab)
         self._usual_s = 1.0
         self._over = False
         self._running = 0
-        self._work = [0] * CLIENTS
+        self._work = [0] * clients
         self._first: list[float] = []
         self._gaps: list[float] = []
         self._errors: list[str] = []
