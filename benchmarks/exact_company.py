@@ -5,7 +5,7 @@
 Each trial gives up to 8 KV streams a prefix each, computes a slice of each sequence in one
 `llama_decode`, and the same slices in a call each; then it compares the last logits and all KV
 rows of all sequences. MODEL is one of `tiny`, `wide`, `m125` with a type, as in `wide-Q4_K_M`, or
-the path of a GGUF file. `--time` measures what one call saves for 8 tails of 32 rows at 1,024.
+the path of a GGUF file. `--time` measures what one call saves for 8 slices of 32 and of 64 rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.child import random_prompt
+from benchmarks.harness import in_turns
 from benchmarks.plain_batch import PlainBatch
 from benchmarks.plain_loop import GRANULE
 
@@ -163,24 +164,37 @@ def _begin(loop: PlainBatch, starts: Sequence[int]) -> None:
         loop.truncate(sequence, start)
 
 
-def _times(loop: PlainBatch, rows: int = 32, turns: int = 7) -> Iterator[str]:
+def _times(loop: PlainBatch, turns: int = 9) -> Iterator[str]:
+    for rows, start in ((32, PREFIX), (GRANULE, 0), (GRANULE, PREFIX)):
+        each, one, eight = _medians(loop, rows, start, turns)
+        yield (
+            f"{N_SEQ} slices of {rows} at {start}: a call each {each:.0f} ms, "
+            f"with {OUTPUTS[1]} logits each {eight:.0f} ms, in one call {one:.0f} ms"
+        )
+
+
+def _medians(loop: PlainBatch, rows: int, start: int, turns: int) -> list[float]:
+    """Milliseconds in a call each, in one call, and in a call each with more logits."""
     slices = _slices(loop, [rows] * N_SEQ)
-    taken: dict[str, list[float]] = {"a call each": [], "one call": []}
-    for turn in range(turns):
-        for name in sorted(taken, reverse=bool(turn % 2)):
-            _begin(loop, [PREFIX] * N_SEQ)
-            taken[name].append(_seconds(loop, slices, together=name == "one call"))
-    each, one = (statistics.median(values[1:]) * 1e3 for values in taken.values())
-    yield f"{N_SEQ} tails of {rows} at {PREFIX}: a call each {each:.0f} ms, one {one:.0f} ms"
+    ways = ((False, 1), (True, 1), (False, OUTPUTS[1]))
+    taken: dict[tuple[bool, int], list[float]] = {way: [] for way in ways}
+    for _, order in in_turns(ways, turns):
+        for together, outputs in order:
+            _begin(loop, [start] * N_SEQ)
+            seconds = _seconds(loop, slices, start, together, outputs)
+            taken[together, outputs].append(seconds * 1e3)
+    return [statistics.median(values[1:]) for values in taken.values()]
 
 
-def _seconds(loop: PlainBatch, slices: Sequence[Sequence[int]], *, together: bool) -> float:
+def _seconds(
+    loop: PlainBatch, slices: Sequence[Sequence[int]], start: int, together: bool, outputs: int
+) -> float:
     begun = time.perf_counter()
     if together:
-        loop.slices(range(N_SEQ), slices, [PREFIX] * N_SEQ)
+        loop.slices(range(N_SEQ), slices, [start] * N_SEQ, outputs)
     else:
         for sequence, tokens in enumerate(slices):
-            loop.slice(sequence, tokens, PREFIX)
+            loop.slices([sequence], [tokens], [start], outputs)
     loop.sample(-1)
     return time.perf_counter() - begun
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, Self, TypeVar
 
 from benchmarks.models import BenchModel
 
@@ -33,6 +33,7 @@ START_S = 120.0
 TURN_S = 120.0
 END_S = 20.0
 
+T = TypeVar("T")
 Detail = float | int | str | list[float]
 
 
@@ -197,7 +198,7 @@ def sides(targets: dict[str, str], **config: Any) -> Iterator[dict[str, Side]]:
         }
 
 
-def in_turns(names: Sequence[str], turns: int) -> Iterator[tuple[int, Sequence[str]]]:
+def in_turns(names: Sequence[T], turns: int) -> Iterator[tuple[int, Sequence[T]]]:
     """Number and order of each turn: every second one backwards."""
     for turn in range(turns):
         yield turn, list(names) if turn % 2 == 0 else list(reversed(names))
