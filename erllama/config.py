@@ -198,6 +198,11 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
                 f"ContextConfig.type_v: {self.type_v} needs flash attention; "
                 "set flash_attn to True or None, or type_v to f16"
             )
+        if self.deterministic and self.kv_unified:
+            raise ConfigError(
+                "ContextConfig.deterministic: sequences that share one KV buffer do depend on each "
+                "other; set kv_unified to False"
+            )
 
 
 class RuntimeConfig(Checked, frozen=True, kw_only=True):

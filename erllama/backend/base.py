@@ -104,7 +104,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a loaded model. Sizes in bytes, lengths in tokens."""
+    """What is known of a loaded model. Sizes in bytes, lengths in tokens.
+
+    Attributes:
+        n_seq_allocated: sequences that memory is held for; above `Capabilities.n_seq_max`, they
+            are padding.
+        n_ctx_allocated: cells of one sequence; where they are shared, of all.
+        kv_bytes: memory held for the states of all sequences; None: not known for this model.
+    """
 
     architecture: str
     name: str
@@ -117,6 +124,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_head: int
     n_head_kv: int
     n_ctx_train: int
+    n_seq_allocated: int
+    n_ctx_allocated: int
+    kv_bytes: int | None
     n_ubatch: int
     n_threads: int
     flash_attn: bool | None

@@ -70,7 +70,7 @@ def kv_layout(engine: Engine, context: ContextConfig) -> KvLayout:
 def _rope_context(engine: Engine, context: ContextConfig) -> int:
     """Where the length of the context chooses the rope factors (LongRoPE), that length."""
     longrope = context.rope_scaling == "longrope" or "phi3" in engine.info.architecture
-    return engine.capabilities.n_ctx if longrope else 0
+    return engine.info.n_ctx_allocated if longrope else 0
 
 
 class ModelCache:

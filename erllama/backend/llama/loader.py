@@ -20,11 +20,13 @@ from erllama.backend.base import (
 )
 from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
+from erllama.backend.llama.company import rows_keep_apart
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
 from erllama.backend.llama.header_check import find_fault
 from erllama.backend.llama.library import capture_log, llama
-from erllama.backend.llama.state_blob import BadState
+from erllama.backend.llama.room import Room, check_room, plan_room, window_cells
+from erllama.backend.llama.state_blob import BadState, memory_bytes
 from erllama.backend.llama.states import States
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.config import GRANULE, ContextConfig, ModelConfig
@@ -53,6 +55,7 @@ class LlamaBackend:
     """See `erllama.backend.base.Backend`."""
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> LlamaLoading:
+        llama()  # imported here: whoever opens is on a thread of normal priority
         return LlamaLoading(pathlib.Path(path), model, context)
 
 
@@ -91,6 +94,7 @@ class LlamaLoading:
             raise ModelLoadError(f"{self._path}: its {fault}; convert it again")
         if not self._model_config.vocab_only:
             self._context = self._make_context(self._model)
+            self._check_deterministic()
 
     def warm_up(self) -> LlamaEngine:
         engine = self._engine(can_abort=False, states=None)
@@ -106,6 +110,7 @@ class LlamaLoading:
                 f"{self._path}: the model cannot compute; download or convert it again "
                 f"(llama_decode returned {code}: {said.problems()})"
             )
+        self._try_company()
         engine = self._engine(can_abort=can_abort, states=self._learn_states(token))
         self._model = self._context = None  # the engine owns them now
         return engine
@@ -175,10 +180,11 @@ class LlamaLoading:
 
     def _fill_context_parameters(self, parameters: Any, model: Any) -> None:
         config = self._config
-        parameters.n_ctx = self._n_ctx(model) * config.n_seq_max
+        room = self._room(model)
+        parameters.n_ctx = room.total
         parameters.n_batch = config.n_batch
         parameters.n_ubatch = min(config.n_ubatch, config.n_batch)
-        parameters.n_seq_max = config.n_seq_max
+        parameters.n_seq_max = room.n_seq
         parameters.n_threads = self._n_threads
         parameters.n_threads_batch = config.n_threads_batch or self._n_threads
         parameters.flash_attn_type = -1 if config.flash_attn is None else int(config.flash_attn)
@@ -200,9 +206,10 @@ class LlamaLoading:
     def _n_threads(self) -> int:
         return self._config.n_threads or len(os.sched_getaffinity(0))
 
-    def _n_ctx(self, model: Any) -> int:
+    def _room(self, model: Any) -> Room:
         trained = int(llama().llama_model_n_ctx_train(model))
-        return self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
+        n_ctx = self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
+        return plan_room(self._config, n_ctx)
 
     def _check_options(self, header: GgufHeader) -> None:
         """Refuse options that this model cannot have, before memory is taken for them."""
@@ -238,13 +245,44 @@ class LlamaLoading:
         width = (number("attention.head_count_kv") or heads) * per_head
         value_bytes = _KV_TYPES[config.type_k][1] + _KV_TYPES[config.type_v][1]
         n_ctx = config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
-        needed = int(number("block_count") * width * value_bytes * n_ctx * config.n_seq_max)
+        room = plan_room(config, n_ctx)
+        check_room(config, room, llama().llama_max_parallel_sequences())
+        needed = int(number("block_count") * width * value_bytes * room.total)
         present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > present:
             raise ConfigError(
-                f"ContextConfig.n_ctx: {n_ctx:,} tokens for {config.n_seq_max} sequences need "
+                f"ContextConfig.n_ctx: {room.cells:,} tokens for {room.n_seq} sequences need "
                 f"{needed / 2**30:,.0f} GiB of KV cache, this machine has "
                 f"{present / 2**30:,.0f} GiB; lower n_ctx or n_seq_max"
+            )
+
+    def _check_deterministic(self) -> None:
+        """Refuse the option where an idle sequence cannot take a padding row and drop it."""
+        if not self._config.deterministic:
+            return
+        lib = llama()
+        family = self._family(has_memory=bool(lib.llama_get_memory(self._context)))
+        if family not in ("plain", "sliding_window") or lib.llama_model_has_encoder(self._model):
+            raise ConfigError(
+                "ContextConfig.deterministic: this model has no state whose end can be dropped "
+                f"(family {family}); set it to False"
+            )
+        if family == "sliding_window" and not self._config.swa_full:
+            raise ConfigError(
+                "ContextConfig.deterministic: needs the whole context of sliding-window layers; "
+                "set swa_full to True"
+            )
+
+    def _try_company(self) -> None:
+        """Refuse the option where this machine's kernels do not keep it."""
+        if not self._config.deterministic:
+            return
+        n_vocab = llama().llama_vocab_n_tokens(llama().llama_model_get_vocab(self._model))
+        if not rows_keep_apart(self._context, self._room(self._model).n_seq, n_vocab):
+            raise ConfigError(
+                "ContextConfig.deterministic: decode rows of this model do depend on each other "
+                "here; set it to False, or for a quantized mixture of experts start Python with "
+                "GGML_CPU_TILED_MM=0 in the environment"
             )
 
     # The engine
@@ -274,6 +312,8 @@ class LlamaLoading:
             capabilities=self._capabilities(can_abort=can_abort, states=states),
             states=states,
             info=self._info(vocabulary, states),
+            room=self._room(self._model),
+            unified=self._config.kv_unified,
         )
 
     def _capabilities(self, *, can_abort: bool, states: States | None) -> Capabilities:
@@ -284,12 +324,12 @@ class LlamaLoading:
             generate=has_memory and not lib.llama_model_has_encoder(self._model),
             abort=can_abort,
             n_seq_max=self._config.n_seq_max,
-            n_ctx=lib.llama_n_ctx_seq(context) if context else 0,
+            n_ctx=self._room(self._model).n_ctx if context else 0,
             n_batch=lib.llama_n_batch(context) if context else 0,
             granule=GRANULE,
             family=family,
             truncate=states is not None and self._can_truncate(family),
-            deterministic=False,
+            deterministic=self._config.deterministic,
             state=self._state_capabilities(states),
         )
 
@@ -342,6 +382,9 @@ class LlamaLoading:
             n_head=lib.llama_model_n_head(model) if n_layer else 0,
             n_head_kv=lib.llama_model_n_head_kv(model) if n_layer else 0,
             n_ctx_train=lib.llama_model_n_ctx_train(model),
+            n_seq_allocated=lib.llama_n_seq_max(self._context) if self._context else 0,
+            n_ctx_allocated=lib.llama_n_ctx_seq(self._context) if self._context else 0,
+            kv_bytes=self._kv_bytes(states),
             n_ubatch=lib.llama_n_ubatch(self._context) if self._context else 0,
             n_threads=self._n_threads,
             flash_attn=self._flash_attn(states),
@@ -355,6 +398,16 @@ class LlamaLoading:
             else "llama.cpp",
             devices=lib.llama_print_system_info().decode(),
         )
+
+    def _kv_bytes(self, states: States | None) -> int | None:
+        """What the states of all sequences take."""
+        if states is None:
+            return None
+        lib = llama()
+        room, n_swa = self._room(self._model), lib.llama_model_n_swa(self._model)
+        n_ubatch = lib.llama_n_ubatch(self._context)
+        window = window_cells(room, self._config, n_swa=n_swa, n_ubatch=n_ubatch)
+        return memory_bytes(states.shape, n_seq=room.n_seq, cells=room.total, window=window)
 
     def _flash_attn(self, states: States | None) -> bool | None:
         """What llama.cpp chose: with flash attention V is not transposed."""

@@ -330,6 +330,20 @@ def state_bytes(shape: Shape, n: int) -> int:
     return size
 
 
+def memory_bytes(shape: Shape, *, n_seq: int, cells: int, window: int) -> int:
+    """Bytes that llama.cpp holds for the states of all sequences.
+
+    Args:
+        n_seq: sequences; each has its recurrent state.
+        cells: of the layers that see the whole context, of all sequences together.
+        window: of the layers that see a window.
+    """
+    full = shape.full.token_bytes if shape.full else 0
+    slid = shape.window.token_bytes if shape.window else 0
+    recurrent = shape.recurrent.size if shape.recurrent else 0
+    return cells * full + window * slid + n_seq * recurrent
+
+
 def canonical_views(shape: Attention, rows: Bytes, n: int) -> list[tuple[Bytes, Bytes]]:
     """For each layer the K rows and the V rows of `n` tokens in canonical form, as views."""
     if len(rows) != n * shape.token_bytes:
