@@ -58,12 +58,19 @@ class StateCapabilities(msgspec.Struct, frozen=True, kw_only=True):
         snapshot_bytes: bytes of a snapshot, at most.
         exact: a state put back at a multiple of the granule continues bit for bit as the sequence
             that it was taken from, and so do slices of any such sizes.
+        form: empty where states serve contexts of any shape; else what a context must have in
+            common with the one that they came from.
+        devices: what computes, with the layers that each was given; empty: the CPU alone.
+        rope_factors: the set of rotary factors in force, of models that choose one by `n_ctx`.
     """
 
     layers: tuple[LayerRows, ...]
     snapshot: bool
     snapshot_bytes: int
     exact: bool
+    form: str = ""
+    devices: tuple[str, ...] = ()
+    rope_factors: str = ""
 
     @property
     def token_bytes(self) -> int:
@@ -251,10 +258,12 @@ class SavedState(msgspec.Struct, frozen=True):
         rows: for each range that was asked for, the rows of its tokens in canonical form: for
             each layer the K rows, then for each layer the V rows.
         snapshot: what rows do not hold, if it was asked for.
+        elapsed_ns: time on the lane.
     """
 
     rows: tuple[Buffer, ...]
     snapshot: Buffer | None
+    elapsed_ns: int = 0
 
 
 class Frame(Protocol):
@@ -347,7 +356,7 @@ Progress = Callable[[float], bool]
 
 
 class FingerprintMemory(Protocol):
-    """Remembers the hashes of files; see `erllama.backend.fingerprint`."""
+    """Remembers what takes long to find out of a model; see `erllama.backend.fingerprint`."""
 
     def recall(self, key: str) -> str | None: ...
 
@@ -371,8 +380,17 @@ class Loading(Protocol):
             ModelLoadError: with what the backend said.
         """
 
+    def prepare(self) -> bool:
+        """A part of the first computation and self-tests; returns whether there is more.
+
+        On the lane, after `load`; what is computing besides goes on between the parts.
+
+        Raises:
+            ModelLoadError: the model cannot compute.
+        """
+
     def warm_up(self) -> Engine:
-        """First computation and self-tests. On the lane, after `load`.
+        """The engine, after what is left to prepare. On the lane.
 
         Raises:
             ModelLoadError: the model cannot compute.

@@ -66,6 +66,8 @@ class EngineOwner:
         loading = await asyncio.to_thread(lambda: backend().open(path, model, context))
         fingerprint = await self._workers.run(lambda: self._load(path, loading))
         await self._lane.wait_up()
+        while await self._lane.submit(self._id, lambda: self._prepare(path, loading)):
+            pass  # other models' steps come in between
         engine = await self._lane.submit(self._id, lambda: self._warm_up(path, loading))
         return engine, fingerprint
 
@@ -143,6 +145,12 @@ class EngineOwner:
         return not self._closed
 
     # On the lane
+
+    def _prepare(self, path: str, loading: Loading) -> bool:
+        with self._lock:
+            if self._closed:
+                raise ModelLoadError(f"{path}: loading was given up")
+        return loading.prepare()
 
     def _warm_up(self, path: str, loading: Loading) -> Engine:
         with self._lock:

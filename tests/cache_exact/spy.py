@@ -98,6 +98,9 @@ class SpyLoading:
     def load(self, progress: Progress) -> None:
         self._loading.load(progress)
 
+    def prepare(self) -> bool:
+        return self._loading.prepare()
+
     def warm_up(self) -> Engine:
         engine = self._loading.warm_up()
         assert isinstance(engine, LlamaEngine)

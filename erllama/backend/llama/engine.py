@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from erllama.backend.aborts import Aborts
@@ -46,7 +47,7 @@ from erllama.backend.llama.readers import Readers
 from erllama.backend.llama.room import Room, padded_rows
 from erllama.backend.llama.rows import Layout, pad_gaps, pad_to
 from erllama.backend.llama.sampler import SamplerChain
-from erllama.backend.llama.states import StateFrame, States
+from erllama.backend.llama.states import StateFrame, States, WholeFrame, WholeStates
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.plan_check import check_plan, sequences
 from erllama.errors import DecodeFailed, NotSupported
@@ -69,7 +70,7 @@ class LlamaEngine:
         abort_flag: AbortFlag,
         capabilities: Capabilities,
         info: EngineInfo,
-        states: States | None,
+        states: States | WholeStates | None,
         room: Room,
         unified: bool,
     ) -> None:
@@ -129,6 +130,7 @@ class LlamaEngine:
         )
 
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        started = time.perf_counter_ns()
         states = self._checked_states(seq)
         held = self._held[seq]
         for start, stop in ranges:
@@ -136,18 +138,19 @@ class LlamaEngine:
                 raise DecodeFailed(f"sequence {seq} holds {held} tokens, not {start} to {stop}")
         if not held:
             raise DecodeFailed(f"sequence {seq} holds nothing to save")
-        return states.save(seq, held, ranges, snapshot=snapshot)
+        saved = states.save(seq, held, ranges, snapshot=snapshot)
+        return msgspec.structs.replace(saved, elapsed_ns=time.perf_counter_ns() - started)
 
     def restore(self, seq: int, frame: Frame) -> None:
         states = self._checked_states(seq)
-        if not isinstance(frame, StateFrame) or frame.state.n > self.capabilities.n_ctx:
+        if not isinstance(frame, StateFrame | WholeFrame) or frame.n > self.capabilities.n_ctx:
             raise DecodeFailed(f"a frame of another engine, or over n_ctx, for sequence {seq}")
         self._clear(seq)
-        states.restore(seq, frame.state)
-        self._held[seq] = frame.state.n
+        states.restore(seq, frame)
+        self._held[seq] = frame.n
         # a state has the rows of the window alone, and zeros before them
-        in_window = self.capabilities.family != "sliding_window" or frame.state.n < self._window
-        self._least[seq] = 0 if in_window else frame.state.n
+        in_window = self.capabilities.family != "sliding_window" or frame.n < self._window
+        self._least[seq] = 0 if in_window else frame.n
 
     def rebuild(self) -> None:
         if self._closed:
@@ -330,7 +333,7 @@ class LlamaEngine:
             return ()
         return tuple(int(logits.argmax()) for logits in rows if logits is not None)
 
-    def _checked_states(self, seq: int) -> States:
+    def _checked_states(self, seq: int) -> States | WholeStates:
         if self._states is None:
             raise NotSupported("the state of this model's sequences cannot be saved")
         if self._closed:
