@@ -657,6 +657,9 @@ class ModelActor(StateMachine):
         here.floor.forget_all()
         for job in list(self._waiting):
             self._waiting.remove(job)
+        for reply in self._evictions:
+            reply.fail(error)
+        self._evictions.clear()
         self._gauges.active = self._gauges.pending = 0
         await self.goto("stuck")
 
