@@ -168,7 +168,7 @@ async def test_a_state_that_goes_on_almost_alike_is_kept_but_not_called_exact(
 
 
 async def test_a_part_computes_one_slice_at_most(plain: Rig, steps: Steps) -> None:
-    loading = plain.opening()
+    loading = await on_thread(plain.opening)
     await on_thread(lambda: loading.load(lambda _: True))
     computed: list[int] = []
     more = True
@@ -184,7 +184,7 @@ async def test_a_part_computes_one_slice_at_most(plain: Rig, steps: Steps) -> No
 
 
 async def load_remembering(rig: Rig, memory: FileHashes, **context: Any) -> StateCapabilities:
-    loading = rig.opening(**context)
+    loading = await on_thread(lambda: rig.opening(**context))
     await on_thread(lambda: loading.load(lambda _: True))
     await on_thread(lambda: loading.fingerprint(memory, lambda _: True))
     engine = await rig.on_lane(loading.warm_up)
