@@ -80,7 +80,7 @@ def fill(root: str, seed: str, model_path: str) -> None:
 async def keep_going(
     runtime: Runtime, cached: Model, plain: Model, chance: random.Random, told: set[str]
 ) -> None:
-    """Ask for ever; tell of rows that nobody was told of, so that a kill comes while rows are made."""
+    """Ask for ever, and tell of rows that nobody was told of: kills come while rows are made."""
     while True:
         # few prompts, so that later runs hit what earlier ones have kept
         first = random.Random(chance.randrange(300))
