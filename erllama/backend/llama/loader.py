@@ -366,7 +366,7 @@ class LlamaLoading:
             repr(states.shape) if isinstance(states, States) else "whole",
             *(lib.llama_n_ubatch(self._context), lib.llama_n_batch(self._context)),
             *(lib.llama_n_seq_max(self._context), config.kv_unified, config.swa_full),
-            *(self._n_threads, config.n_threads_batch, self._rope_factors),
+            *(self._n_threads, config.n_threads_batch, self._rope_factors, config.deterministic),
             *(config.rope_scaling, config.rope_freq_base, config.rope_freq_scale),
             *(offload(self._model_config), _build(), lib.llama_print_system_info()),
             *(os.environ.get(name) for name in _SWITCHES),
