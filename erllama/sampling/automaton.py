@@ -1,0 +1,340 @@
+"""What may follow in a text of a grammar: an automaton over bytes, made as far as it is used. Pure.
+
+Contract
+    State     a set of configurations: a terminal to match, how much of its character has come, and
+              the stack of what is to be matched behind it. Sets are numbered as they are met, and
+              `_table[state, byte]` remembers where a byte leads.
+    Writers   the lane, or whoever owns it; it is not safe for threads.
+    Bounds    an ambiguous grammar may need a number of stacks that grows with the text, which
+              llama.cpp follows until memory ends. Here it is `TooAmbiguous`.
+
+A mask over the vocabulary follows all tokens at once, byte by byte, with one look into the table
+for each; llama.cpp follows them one by one, decoding each and copying stacks.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from erllama.sampling.gbnf import Ranges, Ref, Rules
+
+MAX_CONFIGURATIONS = 2_000
+MAX_EXPANSIONS = 20_000
+MAX_STATES = 4_096
+_MASKS = 32
+_DEAD, _UNKNOWN = -1, -2
+_END = -1
+_SHORTEST = (0, 0x80, 0x800, 0x10000)  # the first character that needs so many bytes more
+
+Configuration: TypeAlias = "tuple[int, int, int, int]"
+"""Terminal's position, stack behind it, bytes that its character lacks, bits of it so far."""
+
+Bools: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
+
+
+class TooAmbiguous(Exception):
+    """The text can be read in too many ways to follow them all."""
+
+
+class TokenBytes:
+    """The texts of a vocabulary as one array; tokens without text are never part of one."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.size = len(pieces)
+        self.pieces = pieces
+        self.lengths = np.array([len(piece) for piece in pieces], np.int64)
+        self.starts = np.concatenate(([0], np.cumsum(self.lengths)[:-1]))
+        self.bytes = np.frombuffer(b"".join(pieces), np.uint8)
+        self.with_text = np.flatnonzero(self.lengths)
+
+
+class Automaton:
+    """The states of one grammar. Number 0 is its beginning."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._terminals: list[Ranges | None] = []
+        self._refs: list[int] = []
+        self._starts: list[list[int]] = []
+        self._flatten(rules)
+        self._stacks: dict[tuple[int, int], int] = {}
+        self._stack_parts: list[tuple[int, int]] = [(_END, 0)]  # number 0 is the empty stack
+        self._expanded: dict[tuple[int, int], tuple[frozenset[Configuration], bool]] = {}
+        self._numbers: dict[tuple[frozenset[Configuration], bool], int] = {}
+        self._sets: list[tuple[frozenset[Configuration], bool]] = []
+        self._table = np.full((64, 256), _UNKNOWN, np.int32)
+        self._masks: OrderedDict[int, Bools] = OrderedDict()
+        self._number(self._begin())
+
+    def __len__(self) -> int:
+        """How many states were met."""
+        return len(self._sets)
+
+    @property
+    def full(self) -> bool:
+        """Whether it remembers so much that a new one should take its place."""
+        return len(self) > MAX_STATES
+
+    def complete(self, state: int) -> bool:
+        """Whether the text may end here."""
+        return self._sets[state][1]
+
+    def step(self, state: int, byte: int) -> int:
+        """The state behind `byte`; negative if it cannot come."""
+        after = int(self._table[state, byte])
+        return self._find(state, byte) if after == _UNKNOWN else after
+
+    def follow(self, state: int, piece: bytes) -> int:
+        """The state behind `piece`; negative if it cannot come."""
+        for byte in piece:
+            state = self.step(state, byte)
+            if state < 0:
+                break
+        return state
+
+    def mask(self, state: int, tokens: TokenBytes) -> Bools:
+        """For each token whether it may come next."""
+        known = self._masks.get(state)
+        if known is None:
+            known = self._masks[state] = self._mask(state, tokens)
+            if len(self._masks) > _MASKS:
+                self._masks.popitem(last=False)
+        else:
+            self._masks.move_to_end(state)
+        return known
+
+    def moved(self, state: int) -> Automaton:
+        """The same grammar with nothing remembered, whose number 1 is this `state`."""
+        new = Automaton(self.rules)
+        configurations, complete = self._sets[state]
+        moved = {
+            (at, new._adopt(self, stack), lacks, bits) for at, stack, lacks, bits in configurations
+        }
+        new._append((frozenset(moved), complete))
+        return new
+
+    # Masks
+
+    def _mask(self, state: int, tokens: TokenBytes) -> Bools:
+        allowed = np.zeros(tokens.size, np.bool_)
+        alive = tokens.with_text
+        states = np.full(len(alive), state, np.int32)
+        depth = 0
+        while len(alive):
+            states = self._steps(states, tokens.bytes[tokens.starts[alive] + depth])
+            depth += 1
+            alive, states = alive[states >= 0], states[states >= 0]
+            ended = tokens.lengths[alive] == depth
+            allowed[alive[ended]] = True
+            alive, states = alive[~ended], states[~ended]
+        return allowed
+
+    def _steps(self, states: Any, bytes_: Any) -> Any:
+        after = self._table[states, bytes_]
+        unknown = after == _UNKNOWN
+        if unknown.any():
+            for pair in np.unique(states[unknown] * 256 + bytes_[unknown]).tolist():
+                self._find(pair >> 8, pair & 255)
+            after = self._table[states, bytes_]
+        return after
+
+    # States
+
+    def _find(self, state: int, byte: int) -> int:
+        found: set[Configuration] = set()
+        complete = False
+        for configuration in self._sets[state][0]:
+            more, done = self._after(configuration, byte)
+            found |= more
+            complete = complete or done
+            if len(found) > MAX_CONFIGURATIONS:
+                raise TooAmbiguous
+        number = self._number((frozenset(found), complete)) if found or complete else _DEAD
+        self._table[state, byte] = number
+        return number
+
+    def _number(self, content: tuple[frozenset[Configuration], bool]) -> int:
+        known = self._numbers.get(content)
+        return self._append(content) if known is None else known
+
+    def _append(self, content: tuple[frozenset[Configuration], bool]) -> int:
+        number = len(self._sets)
+        if number == len(self._table):
+            self._table = np.concatenate((self._table, np.full_like(self._table, _UNKNOWN)))
+        self._numbers[content] = number
+        self._sets.append(content)
+        return number
+
+    def _after(
+        self, configuration: Configuration, byte: int
+    ) -> tuple[frozenset[Configuration], bool]:
+        at, stack, lacks, bits = configuration
+        lacks, bits = _decoded(byte, lacks, bits)
+        ranges = self._terminals[at]
+        if lacks < 0 or ranges is None:
+            return frozenset(), False
+        low = bits << (6 * lacks)
+        high = low | ((1 << (6 * lacks)) - 1)
+        if not _meets(ranges, low or _SHORTEST[lacks], high):
+            return frozenset(), False
+        if lacks:
+            return frozenset({(at, stack, lacks, bits)}), False
+        return self._expand(at + 1, stack)
+
+    # Stacks
+
+    def _begin(self) -> tuple[frozenset[Configuration], bool]:
+        found: set[Configuration] = set()
+        complete = False
+        for start in self._starts[self.rules.root]:
+            more, done = self._expand(start, 0)
+            found |= more
+            complete = complete or done
+        return frozenset(found), complete
+
+    def _expand(self, at: int, stack: int) -> tuple[frozenset[Configuration], bool]:
+        """What can be matched first from position `at` on, and whether nothing needs to be."""
+        known = self._expanded.get((at, stack))
+        if known is not None:
+            return known
+        found: set[Configuration] = set()
+        complete = False
+        seen = {(at, stack)}
+        todo = [(at, stack)]
+        while todo:
+            here, behind = todo.pop()
+            if self._terminals[here] is not None:
+                found.add((here, behind, 0, 0))
+                continue
+            following = self._following(here, behind)
+            complete = complete or following is None
+            for one in following or ():
+                if one not in seen:
+                    seen.add(one)
+                    todo.append(one)
+            if len(seen) > MAX_EXPANSIONS:
+                raise TooAmbiguous
+        self._expanded[at, stack] = frozenset(found), complete
+        return self._expanded[at, stack]
+
+    def _following(self, at: int, stack: int) -> list[tuple[int, int]] | None:
+        """The places that position `at`, which matches nothing itself, leads to; None: the end."""
+        rule = self._refs[at]
+        if rule == _END:
+            return [self._stack_parts[stack]] if stack else None
+        if not self._ends(at + 1):  # otherwise nothing is to be matched behind it
+            stack = self._push(at + 1, stack)
+        return [(start, stack) for start in self._starts[rule]]
+
+    def _ends(self, at: int) -> bool:
+        return self._terminals[at] is None and self._refs[at] == _END
+
+    def _push(self, at: int, stack: int) -> int:
+        known = self._stacks.get((at, stack))
+        if known is None:
+            known = self._stacks[at, stack] = len(self._stack_parts)
+            self._stack_parts.append((at, stack))
+        return known
+
+    def _adopt(self, other: Automaton, stack: int) -> int:
+        parts = []
+        while stack:
+            at, stack = other._stack_parts[stack]
+            parts.append(at)
+        adopted = 0
+        for at in reversed(parts):
+            adopted = self._push(at, adopted)
+        return adopted
+
+    def _flatten(self, rules: Rules) -> None:
+        """Number all elements, with an end behind each alternative."""
+        for alternatives in rules.alternatives:
+            starts = []
+            for sequence in alternatives:
+                starts.append(len(self._refs))
+                for element in sequence:
+                    is_ref = isinstance(element, Ref)
+                    self._refs.append(element.rule if isinstance(element, Ref) else _END)
+                    self._terminals.append(None if is_ref else element)  # type: ignore[arg-type]
+                self._refs.append(_END)
+                self._terminals.append(None)
+            self._starts.append(starts)
+
+
+class Follower:
+    """Where a text is in a grammar."""
+
+    def __init__(self, automaton: Automaton, tokens: TokenBytes) -> None:
+        self._automaton = automaton
+        self._tokens = tokens
+        self._state = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        return self._automaton.complete(self._state)
+
+    def allowed(self) -> Bools:
+        """For each token whether it may come next.
+
+        Raises:
+            TooAmbiguous
+        """
+        self._forget()
+        return self._automaton.mask(self._state, self._tokens)
+
+    def accept(self, token: int) -> bool:
+        """Go on behind `token`; False, and nothing changes, if it cannot come.
+
+        Raises:
+            TooAmbiguous
+        """
+        self._forget()
+        piece = self._tokens.pieces[token]
+        state = self._automaton.follow(self._state, piece) if piece else _DEAD
+        if state >= 0:
+            self._state = state
+        return state >= 0
+
+    def _forget(self) -> None:
+        """Begin a new automaton when this one remembers too much."""
+        if self._automaton.full:
+            self._automaton, self._state = self._automaton.moved(self._state), 1
+
+
+def _decoded(byte: int, lacks: int, bits: int) -> tuple[int, int]:
+    """The bytes that a UTF-8 character still lacks, and its bits so far; -1: it is none."""
+    if lacks == 0:
+        return _first_byte(byte)
+    if byte >> 6 != 2:
+        return -1, 0
+    bits = bits << 6 | byte & 63
+    overlong = (lacks == 2 and bits < 0x20) or (lacks == 3 and bits < 0x10)
+    surrogate = lacks == 2 and 0x360 <= bits <= 0x37F
+    too_large = lacks == 3 and bits > 0x10F
+    return (-1, 0) if overlong or surrogate or too_large else (lacks - 1, bits)
+
+
+def _first_byte(byte: int) -> tuple[int, int]:
+    if byte < 0x80:
+        return 0, byte
+    if 0xC2 <= byte < 0xE0:
+        return 1, byte & 31
+    if 0xE0 <= byte < 0xF0:
+        return 2, byte & 15
+    if 0xF0 <= byte < 0xF5:
+        return 3, byte & 7
+    return -1, 0
+
+
+def _meets(ranges: Ranges, low: int, high: int) -> bool:
+    """Whether a code point from `low` to `high` is in `ranges`."""
+    at = bisect.bisect_right(ranges, (high, high))
+    if at < len(ranges) and ranges[at][0] <= high:
+        return True
+    return at > 0 and ranges[at - 1][1] >= low
