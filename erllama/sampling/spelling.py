@@ -19,13 +19,25 @@ Tokenize = Callable[[str], Sequence[int]]
 
 def spelling(text: str, tokens: TokenBytes, tokenize: Tokenize) -> Breakers:
     """Tokens that hold `text`; and those that end with its beginning, with what must follow."""
-    found: Breakers = {token: [()] for token in _holding(text.encode(), tokens)}
-    for cut in range(1, len(text)):
-        heads = [one for one in _ending_with(text[:cut].encode(), tokens) if found.get(one) != [()]]
-        tail = tuple(tokenize(text[cut:]))[:LONGEST_TAIL] if heads else ()
-        for token in heads:
-            found.setdefault(token, []).append(tail)
+    data = text.encode()
+    found: Breakers = {token: [()] for token in _holding(data, tokens)}
+    for cut in range(1, len(data)):
+        heads = [one for one in _ending_with(data[:cut], tokens) if found.get(one) != [()]]
+        tail = _spelt(data[cut:], tokens, tokenize) if heads else None
+        if tail is not None:
+            for token in heads:
+                found.setdefault(token, []).append(tail)
     return found
+
+
+def _spelt(data: bytes, tokens: TokenBytes, tokenize: Tokenize) -> tuple[int, ...] | None:
+    """The tokens of the end of a text, which may begin inside of a character; None: unknown."""
+    whole = data.lstrip(bytes(range(0x80, 0xC0)))
+    single = [bytes([byte]) for byte in data[: len(data) - len(whole)]]
+    if not set(single) <= set(tokens.pieces):
+        return None
+    inside = [tokens.pieces.index(piece) for piece in single]
+    return (*inside, *(tokenize(whole.decode()) if whole else ()))[:LONGEST_TAIL]
 
 
 def merged(spellings: Sequence[Breakers]) -> Breakers:

@@ -5,10 +5,9 @@ Samplers start no parallel region, so tests may call them on any thread.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,17 +32,6 @@ from erllama.sampling import (
 from erllama.sampling.seeds import xtc_seed
 
 CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])  # llama_token_data
-
-
-@contextlib.contextmanager
-def vocabulary(path: str) -> Iterator[Any]:
-    """The native vocabulary of a model file."""
-    lib = llama()
-    parameters = lib.llama_model_default_params()
-    parameters.vocab_only = True
-    model = lib.llama_model_load_from_file(path.encode(), parameters)
-    yield lib.llama_model_get_vocab(model)
-    lib.llama_model_free(model)
 
 
 def candidates(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -85,6 +73,19 @@ def native_draw(
     token = int(array.data[array.selected].id)
     lib.llama_sampler_free(chain)
     return token
+
+
+def native_logits(stage: Stage, vocab: Any, n: int, history: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Logits of zero, as one stage of llama.cpp's leaves them."""
+    lib = llama()
+    sampler = _native(stage, n, 0, len(history), vocab)
+    for token in history:
+        lib.llama_sampler_accept(sampler, token)
+    table = candidates(np.zeros(n))
+    apply(sampler, table)
+    lib.llama_sampler_free(sampler)
+    found: np.ndarray[Any, Any] = table["logit"]
+    return found
 
 
 def _native(stage: Stage, n: int, seed: int, n_history: int, vocab: Any) -> Any:

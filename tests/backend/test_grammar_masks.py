@@ -9,32 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from erllama import bundled_model
 from erllama.backend.llama.library import llama
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.llama.words import Words
 from erllama.sampling import SamplingParams, plan_sampler
 from erllama.sampling.chain import Chain
 from tests.backend.native_chain import apply, candidates
-from tests.models import TINY, TINY_SPM, cached_model
 from tests.sampling.grammars import GRAMMARS
 
 RESTS = (b"", b"\x80", b"\x80\x80", b"\xa0\x80", b"\x80\x80\x80", b"\x90\x80\x80")
 """What any beginning of a character lacks, at least one of them."""
-
-
-@pytest.fixture(scope="module", params=["bpe", "spm", "bundled"])
-def vocabulary(request: pytest.FixtureRequest) -> Iterator[Vocabulary]:
-    """Of a model whose weights are not loaded."""
-    shapes = {"bpe": TINY, "spm": TINY_SPM}
-    name = request.param
-    path = cached_model(shapes[name]) if name in shapes else bundled_model()
-    lib = llama()
-    parameters = lib.llama_model_default_params()
-    parameters.vocab_only = True
-    model = lib.llama_model_load_from_file(str(path).encode(), parameters)
-    yield Vocabulary(model)
-    lib.llama_model_free(model)
 
 
 def controls(vocabulary: Vocabulary) -> list[int]:
