@@ -21,6 +21,7 @@ NAMES = (
     "loop_delay",
     "import_time",
     "load_company",
+    "cache_speed",
 )
 
 

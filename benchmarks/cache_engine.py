@@ -59,6 +59,9 @@ class WatchedLoading:
     def load(self, progress: Progress) -> None:
         self._loading.load(progress)
 
+    def prepare(self) -> bool:
+        return self._loading.prepare()
+
     def warm_up(self) -> Engine:
         engine = self._loading.warm_up()
         state = engine.capabilities.state

@@ -70,14 +70,8 @@ def conversations(n_rows: int) -> list[RowMeta]:
     return rows
 
 
-def main() -> None:
-    """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=100_000)
-    options = parser.parse_args()
-    rows = conversations(options.rows)
-    shared_parent = rows[-1]
-
+def bytes_per_row(rows: list[RowMeta]) -> float:
+    """What the index takes for a row, beside its tokens."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     counted = CacheIndex()
@@ -101,30 +95,48 @@ def main() -> None:
         )
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    n = len(counted)
-    tokens = sum(len(row.tokens) for row in counted)
-    print(f"rows {n:,}; memory beside tokens {(used - tokens) / n:,.0f} bytes a row")
-    del counted
+    return (used - sum(len(row.tokens) for row in counted)) / len(counted)
 
+
+def filled(rows: list[RowMeta]) -> CacheIndex:
+    """An index that holds rows, each younger than the one before."""
     index = CacheIndex()
-    start = time.perf_counter()
     for i, meta in enumerate(rows):
         index.insert(meta, 4_096 + len(meta.tokens) * 3_072, "ram", now=float(i))
+    return index
+
+
+def long_prompt(rows: list[RowMeta]) -> array.array[int]:
+    """The longest one that `rows` begin with, as a request brings it."""
+    return array.array("i", b"".join(row.tokens for row in rows[:118]))[:30_000]
+
+
+def lookup_s(index: CacheIndex, prompt: array.array[int]) -> tuple[float, float]:
+    """Seconds to look a prompt up: the least and the median."""
+    return best_and_median(
+        lambda: index.lookup(Query(namespace=ROOT, tokens=token_bytes(prompt), threads=2))
+    )
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    options = parser.parse_args()
+    rows = conversations(options.rows)
+    shared_parent = rows[-1]
+    print(f"memory beside tokens {bytes_per_row(rows):,.0f} bytes a row")
+
+    start = time.perf_counter()
+    index = filled(rows)
     print(f"insert {(time.perf_counter() - start) / len(rows) * 1e6:.1f} us a row")
 
-    prompt = array.array("i", b"".join(row.tokens for row in rows[:118]))[:30_000]
+    prompt = long_prompt(rows)
     data = token_bytes(prompt)
-
-    def look() -> object:
-        return index.lookup(Query(namespace=ROOT, tokens=token_bytes(prompt), threads=2))
-
-    def hash_only() -> object:
-        return [key for _, _, key in chain(ROOT, data)]
-
     hit = index.lookup(Query(namespace=ROOT, tokens=data))
     assert hit is not None
-    floor, _ = best_and_median(hash_only)
-    best, median = best_and_median(look)
+    floor, _ = best_and_median(lambda: [key for _, _, key in chain(ROOT, data)])
+    best, median = lookup_s(index, prompt)
     print(f"lookup of {len(prompt):,} tokens ({hit.tokens:,} found): best {best * 1e3:.3f} ms,")
     print(f"  median {median * 1e3:.3f} ms; SHA-256 of the chain alone {floor * 1e3:.3f} ms")
 

@@ -2,7 +2,8 @@
 
 A prompt is computed once, then asked again: as it is (an exact hit, nothing is computed), with 16
 tokens behind it, and in a new process. Between two requests of one prompt comes a short one of
-another, so that no side can go on from what its context happens to hold.
+another, so that no side can go on from what its context happens to hold. Then what long replies
+and conversations cost and leave, and the index alone where it holds many rows.
 
 $ERLLAMA_BENCH_THREADS sets the compute threads of all sides: on a machine whose cores are taken,
 one thread gives figures where two would wait for each other.
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cache_engine import Notes
+from benchmarks.cache_index import bytes_per_row, conversations, filled, long_prompt, lookup_s
 from benchmarks.child import Answer, Config, Order, Orders, random_prompt
 from benchmarks.harness import Figure, Options, Side, Target, middle, percentile
 from benchmarks.models import BenchModel
+from erllama.config import GRANULE
 
 NAME = "cache_speed"
 N_CTX = 4_096
@@ -31,33 +34,38 @@ MORE = 16
 REPLY = 2_100
 """More than the default `continued_interval`."""
 
+BLOCKS = 100_000
+TURNS, RESTARTS, PEER_TURNS = 5, 4, 3
 FIRST_TOKEN_MS = {"ram": 10.0, "ram_file": 20.0, "disk": 20.0}
 PEERS = ("LlamaRAMCache", "LlamaDiskCache")
 Turns = list[dict[str, Any]]
 
 
 def run(options: Options) -> list[Figure]:
-    return [figure for model in options.models for figure in _measure(options, model)]
+    figures = [figure for model in options.models for figure in _measure(options, model)]
+    return [*figures, *_index(options.times(BLOCKS, 2_000))]
 
 
 def _measure(options: Options, model: BenchModel) -> Iterator[Figure]:
-    length = options.times(PROMPT, 256)
+    length = min(options.times(PROMPT, 256), model.n_ctx // GRANULE * GRANULE - 2 * GRANULE)
     for tier in FIRST_TOKEN_MS:
         turns: Turns = []
         restarted: Turns = []
-        for round_ in range(options.rounds_or(3)):
+        for round_ in range(options.rounds_or(1)):
             with _folder(tier) as folder:
                 config = _config(model, tier=tier, folder=folder, length=length)
-                turns += _turns(f"{__name__}:erllama_side", config, round_, options.times(7, 2))
+                count = options.times(TURNS, 2)
+                turns += _turns(f"{__name__}:erllama_side", config, round_, count)
                 if tier != "ram":
-                    restarted += _after_restart(config, round_)
+                    restarted += _restarts(config, round_, options.times(RESTARTS))
         yield from _tier_figures(model, tier, turns, restarted)
     for peer in PEERS:
         with _folder("disk") as folder:
             config = _config(model, tier=peer, folder=folder, length=length)
-            turns = _turns(f"{__name__}:peer_side", config, 0, options.times(5, 2))
+            turns = _turns(f"{__name__}:peer_side", config, 0, options.times(PEER_TURNS))
         yield _peer_figure(model, peer, turns)
     yield _continued(model, options.times(REPLY, 140), 64 if options.quick else None)
+    yield from _stored(options, model)
 
 
 def _config(model: BenchModel, **more: Any) -> Config:
@@ -79,10 +87,53 @@ def _turns(target: str, config: Config, round_: int, count: int) -> Turns:
         return [side.ask(op="all", seed=1_000 * (round_ + 1) + turn) for turn in range(count)]
 
 
-def _after_restart(config: Config, round_: int) -> Turns:
-    """The last prompt again, the first thing in a new process."""
-    with Side(f"{__name__}:erllama_side", config) as side:
-        return [side.ask(op="again", seed=1_000 * (round_ + 1))]
+def _restarts(config: Config, round_: int, count: int) -> Turns:
+    """A prompt of before again, the first thing in a new process; as many processes."""
+    turns = []
+    for turn in range(count):
+        with Side(f"{__name__}:erllama_side", config) as side:
+            turns.append(side.ask(op="again", seed=1_000 * (round_ + 1) + turn % 2))
+    return turns
+
+
+def _index(n_rows: int) -> Iterator[Figure]:
+    """What the index costs where it holds many rows; needs no model."""
+    rows = conversations(n_rows)
+    prompt = long_prompt(rows)
+    best, median = lookup_s(filled(rows), prompt)
+    name = f"lookup of {len(prompt):,} tokens among {n_rows:,} rows"
+    yield Figure(NAME, name, median * 1e3, "ms", Target("below", 0.5), {"best": best * 1e3})
+    yield Figure(
+        NAME, "index memory a row, beside its tokens", bytes_per_row(rows), "bytes",
+        Target("below", 600.0), {},
+    )  # fmt: skip
+
+
+def _stored(options: Options, model: BenchModel) -> Iterator[Figure]:
+    """How often what conversations have in common is stored."""
+    with _folder("ram") as folder:
+        config = _config(model, tier="ram", folder=folder, length=0)
+        with Side(f"{__name__}:erllama_side", config) as side:
+            talk = side.ask(op="talk", seed=1, turns=options.times(10, 3))
+        with Side(f"{__name__}:erllama_side", config) as side:
+            shared = min(1_024, model.n_ctx // 2 // GRANULE * GRANULE)
+            crowd = side.ask(op="crowd", seed=1, shared=shared, count=options.times(50, 3))
+    yield Figure(
+        NAME,
+        f"{model.name}: ten turns, bytes stored/one copy of the context",
+        talk["bytes"] / talk["once"],
+        "",
+        Target("below", 1.05),
+        {"tokens": talk["tokens"], "rows": talk["rows"]},
+    )
+    yield Figure(
+        NAME,
+        f"{model.name}: fifty conversations, copies of their system prompt",
+        crowd["copies"],
+        "",
+        Target("below", 1.001),
+        {"shared": crowd["shared"], "conversations": crowd["count"]},
+    )
 
 
 def _tier_figures(model: BenchModel, tier: str, turns: Turns, restarted: Turns) -> Iterator[Figure]:
@@ -129,6 +180,7 @@ def _tier_figures(model: BenchModel, tier: str, turns: Turns, restarted: Turns) 
         "",
         Target("at least", 0.5),
         memcpy_ms=middle(all_of("memcpy_ms")),
+        set_alone=middle([turn["memcpy_ms"] / turn["set_ms"] for turn in turns]),
         mb=turns[0]["bytes"] / 1e6,
     )
     yield figure(
@@ -221,6 +273,10 @@ class Asked:
             return await self._again(seed)
         if op == "reply":
             return await self._reply(seed)
+        if op == "talk":
+            return await self._talk(seed, order["turns"])
+        if op == "crowd":
+            return await self._crowd(seed, order["shared"], order["count"])
         taken = await self._cold(seed)
         await self._other(seed)
         taken |= await self._again(seed)
@@ -274,6 +330,34 @@ class Asked:
             "saves": count,
             "tokens": len(completion.tokens),
         }
+
+    async def _talk(self, seed: int, turns: int) -> Answer:
+        """A conversation; what it leaves after a collection, logits apart."""
+        context, key = random_prompt(200, seed, self._n_vocab), None
+        for turn in range(turns):
+            if turn:
+                context = [*context, *random_prompt(40, seed + turn, self._n_vocab)]
+            done = await self._model.complete(context, max_tokens=40, parent_key=key, temperature=0)
+            await self._settle()
+            context, key = list(done.context_tokens), done.finish_key
+        await self._runtime.cache.gc()
+        rows = list(self._runtime.cache.rows())
+        logits = 4 * self._n_vocab
+        stored = sum(row.size - logits * (row.form == "tail") for row in rows)
+        tokens = len(context) - 1
+        once = tokens * self._notes.token_bytes
+        return {"bytes": stored, "once": once, "tokens": tokens, "rows": len(rows)}
+
+    async def _crowd(self, seed: int, shared: int, count: int) -> Answer:
+        """Conversations that begin alike; how often their beginning is stored."""
+        system = random_prompt(shared, seed, self._n_vocab)
+        for i in range(count):
+            own = random_prompt(20, seed + i + 1, self._n_vocab)
+            await self._model.complete([*system, *own], max_tokens=4, temperature=0)
+            await self._settle()
+        rows = self._runtime.cache.rows()
+        held = sum(max(min(row.start + row.tokens, shared) - row.start, 0) for row in rows)
+        return {"copies": held / shared, "shared": shared, "count": count}
 
     async def _other(self, seed: int) -> None:
         """Something else in between, too short to be saved."""

@@ -188,15 +188,15 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_seq_max > self.n_batch:
-            raise ConfigError(
-                f"ContextConfig.n_seq_max: {self.n_seq_max} sequences have a row each in a step of "
-                f"{self.n_batch}; raise n_batch, or use fewer sequences"
-            )
         if self.type_v not in ("f32", "f16", "bf16") and self.flash_attn is False:
             raise ConfigError(
                 f"ContextConfig.type_v: {self.type_v} needs flash attention; "
                 "set flash_attn to True or None, or type_v to f16"
+            )
+        if self.deterministic and self.kv_unified:
+            raise ConfigError(
+                "ContextConfig.deterministic: sequences that share one KV buffer do depend on each "
+                "other; set kv_unified to False"
             )
 
 

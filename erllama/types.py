@@ -141,6 +141,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `cached_as` says how its state is kept in the KV cache: `rows`, cut at any token;
     `rows+snapshots` and `snapshots`, which are taken at some places only; `none`, not at all.
+    `n_seq_allocated` sequences of `n_ctx_allocated` cells take `kv_bytes` of memory (None: not
+    known for this model); with a unified KV cache the cells are those of all sequences.
     `exact`: pure rows continue bit for bit as a cold run (docs/exact-slicing.md).
     """
 
@@ -161,6 +163,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx_train: int
     n_ctx: int
     n_seq_max: int
+    n_seq_allocated: int
+    n_ctx_allocated: int
+    kv_bytes: int | None
     n_batch: int
     n_ubatch: int
     n_threads: int

@@ -60,12 +60,19 @@ class StateCapabilities(msgspec.Struct, frozen=True, kw_only=True):
         snapshot_bytes: bytes of a snapshot, at most.
         exact: a state put back at a multiple of the granule continues bit for bit as the sequence
             that it was taken from, and so do slices of any such sizes.
+        form: empty where states serve contexts of any shape; else what a context must have in
+            common with the one that they came from.
+        devices: what computes, with the layers that each was given; empty: the CPU alone.
+        rope_factors: the set of rotary factors in force, of models that choose one by `n_ctx`.
     """
 
     layers: tuple[LayerRows, ...]
     snapshot: bool
     snapshot_bytes: int
     exact: bool
+    form: str = ""
+    devices: tuple[str, ...] = ()
+    rope_factors: str = ""
 
     @property
     def token_bytes(self) -> int:
@@ -106,7 +113,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a loaded model. Sizes in bytes, lengths in tokens."""
+    """What is known of a loaded model. Sizes in bytes, lengths in tokens.
+
+    Attributes:
+        n_seq_allocated: sequences that memory is held for; above `Capabilities.n_seq_max`, they
+            are padding.
+        n_ctx_allocated: cells of one sequence; where they are shared, of all.
+        kv_bytes: memory held for the states of all sequences; None: not known for this model.
+    """
 
     architecture: str
     name: str
@@ -119,6 +133,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_head: int
     n_head_kv: int
     n_ctx_train: int
+    n_seq_allocated: int
+    n_ctx_allocated: int
+    kv_bytes: int | None
     n_ubatch: int
     n_threads: int
     flash_attn: bool | None
@@ -258,10 +275,12 @@ class SavedState(msgspec.Struct, frozen=True):
         rows: for each range that was asked for, the rows of its tokens in canonical form: for
             each layer the K rows, then for each layer the V rows.
         snapshot: what rows do not hold, if it was asked for.
+        elapsed_ns: time on the lane.
     """
 
     rows: tuple[Buffer, ...]
     snapshot: Buffer | None
+    elapsed_ns: int = 0
 
 
 class Frame(Protocol):
@@ -365,7 +384,7 @@ Progress = Callable[[float], bool]
 
 
 class FingerprintMemory(Protocol):
-    """Remembers the hashes of files; see `erllama.backend.fingerprint`."""
+    """Remembers what takes long to find out of a model; see `erllama.backend.fingerprint`."""
 
     def recall(self, key: str) -> str | None: ...
 
@@ -389,8 +408,17 @@ class Loading(Protocol):
             ModelLoadError: with what the backend said.
         """
 
+    def prepare(self) -> bool:
+        """A part of the first computation and self-tests; returns whether there is more.
+
+        On the lane, after `load`; what is computing besides goes on between the parts.
+
+        Raises:
+            ModelLoadError: the model cannot compute.
+        """
+
     def warm_up(self) -> Engine:
-        """First computation and self-tests. On the lane, after `load`.
+        """The engine, after what is left to prepare. On the lane.
 
         Raises:
             ModelLoadError: the model cannot compute.

@@ -38,7 +38,8 @@ class Extent(msgspec.Struct, frozen=True):
 
 
 class FileHashes:
-    """Remembers the hashes of files, in this process and, given a folder, beyond it."""
+    """Remembers the hashes of files, and what self-tests found of their models; in this process
+    and, given a folder, beyond it."""
 
     def __init__(self, folder: str | None = None) -> None:
         self._file = pathlib.Path(folder).expanduser() / _MEMORY_FILE if folder else None
@@ -48,11 +49,11 @@ class FileHashes:
                 self._known = msgspec.json.decode(self._file.read_bytes(), type=dict[str, str])
 
     def recall(self, key: str) -> str | None:
-        """The hash remembered for `key`."""
+        """What is remembered for `key`."""
         return self._known.get(key)
 
     def remember(self, key: str, fingerprint: str) -> None:
-        """Keep a hash; a folder that cannot be written to costs a later load its time, no more."""
+        """Keep a value; a folder that cannot be written to costs a later load its time, no more."""
         self._known[key] = fingerprint
         if self._file is None:
             return

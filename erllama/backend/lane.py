@@ -28,6 +28,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from erllama.backend.fairness import FairQueue
+from erllama.backend.inbox import Inbox
 from erllama.errors import EngineCrashed, EngineStuck
 from erllama.types import LaneInfo
 
@@ -233,6 +234,7 @@ class Lane:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._up = asyncio.Event()
+        self._inbox = Inbox(self._loop)
         self.on_down: Callable[[BaseException], object] | None = None
 
     async def start(self) -> None:
@@ -242,6 +244,7 @@ class Lane:
             EngineStuck: an old thread hangs in a native call.
         """
         await self._loop.run_in_executor(None, _process.acquire, self)
+        self._inbox.open()
         self._up.set()
 
     async def wait_up(self) -> None:
@@ -255,7 +258,10 @@ class Lane:
             EngineStuck: the thread hangs in a native call.
         """
         self._up.clear()
-        await self._loop.run_in_executor(None, _process.release, self)
+        try:
+            await self._loop.run_in_executor(None, _process.release, self)
+        finally:
+            self._inbox.close()
 
     def new_owner(self) -> int:
         """A fresh owner id."""
@@ -288,7 +294,7 @@ class Lane:
         """
 
         def deliver(result: Any, error: BaseException | None) -> None:
-            self._call_soon(then, result, error)
+            self._inbox.post(then, result, error)
 
         _process.submit(owner, _Job(work, deliver, kept=False))
 
@@ -321,7 +327,7 @@ class Lane:
 
     def notify_down(self, reason: BaseException) -> None:
         """Called on the lane thread when its loop ended by accident."""
-        self._call_soon(self._went_down, reason)
+        self._inbox.post(self._went_down, reason)
 
     def _went_down(self, reason: BaseException) -> None:
         self._up.clear()
@@ -332,16 +338,10 @@ class Lane:
         future: asyncio.Future[T] = self._loop.create_future()
 
         def deliver(result: Any, error: BaseException | None) -> None:
-            self._call_soon(_settle, future, result, error)
+            self._inbox.post(_settle, future, result, error)
 
         _process.submit(owner, _Job(work, deliver, kept=kept))
         return future
-
-    def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback, *arguments)
-        except RuntimeError:  # the loop is closed: nobody is left to tell
-            return
 
 
 def _log_failure(_result: Any, error: BaseException | None) -> None:

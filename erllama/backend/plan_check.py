@@ -24,11 +24,11 @@ def sequences(plan: StepPlan) -> list[int]:
     return list(dict.fromkeys([*begun, *prefill, *(row.seq for row in plan.rows)]))
 
 
-def logit_rows(plan: StepPlan) -> dict[int, int]:
-    """For each sequence that will have logits, its row in the batch."""
+def with_logits(plan: StepPlan) -> set[int]:
+    """The sequences that will have logits to draw from."""
     if plan.prefill:
-        return {plan.prefill.seq: len(plan.prefill.tokens) - 1} if plan.prefill.logits else {}
-    return {row.seq: i for i, row in enumerate(plan.rows)}
+        return {plan.prefill.seq} if plan.prefill.logits else set()
+    return {row.seq for row in plan.rows}
 
 
 def check_plan(
@@ -69,10 +69,10 @@ def check_plan(
         _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
     _check_rows(plan, capabilities.n_batch)
     begun = {begin.seq for begin in plan.begin}
-    with_logits = logit_rows(plan)
+    computed = with_logits(plan)
     for draw in plan.draws:
         has_sampler = draw.seq in begun or (draw.seq in samplers and draw.seq not in plan.end)
-        has_logits = draw.seq in with_logits
+        has_logits = draw.seq in computed
         if draw.logits is not None:
             _check_given(draw.logits, n_vocab)
             has_logits = True

@@ -29,6 +29,7 @@ from erllama.backend.base import (
     StateCapabilities,
     StepOutcome,
     StepPlan,
+    StepStatus,
     token_array,
 )
 from erllama.backend.plan_check import check_plan, sequences
@@ -53,6 +54,9 @@ class StubBackend:
         on_draw: called on the lane before each draw; may raise, to play logits that no token can
             be drawn from.
         on_rebuild: called on the lane before each `rebuild`; may raise.
+        on_decode: called on the lane before the rows of a step are computed; may give the status
+            that it ends with in their place, to play a `llama_decode` that refuses them.
+        cells: tokens that all sequences hold together, as in a unified cache; None: n_ctx each.
         end_after: sampled tokens after which every generation ends by itself; None: never.
     """
 
@@ -64,6 +68,8 @@ class StubBackend:
         on_load: Callable[[str], None] | None = None,
         on_draw: Callable[[Draw], None] | None = None,
         on_rebuild: Callable[[], None] | None = None,
+        on_decode: Callable[[StepPlan], StepStatus | None] | None = None,
+        cells: int | None = None,
         end_after: int | None = None,
     ) -> None:
         self.row_s = row_s
@@ -71,6 +77,8 @@ class StubBackend:
         self.on_load = on_load
         self.on_draw = on_draw
         self.on_rebuild = on_rebuild
+        self.on_decode = on_decode
+        self.cells = cells
         self.end_after = end_after
         self.engines: list[StubEngine] = []
 
@@ -99,6 +107,9 @@ class StubLoading:
         for tenth in range(11):
             if not progress(tenth / 10):
                 raise ModelLoadError(f"{self._path}: loading was given up")
+
+    def prepare(self) -> bool:
+        return False
 
     def warm_up(self) -> StubEngine:
         engine = StubEngine(self._backend, self._model, self._context)
@@ -169,32 +180,36 @@ class StubEngine:
         if self._backend.on_step is not None:
             self._backend.on_step(plan)
         self._end_and_begin(plan)
-        aborted = aborted or self._compute(plan)
+        status: StepStatus = "aborted" if aborted else self._compute(plan)
+        done = status == "done"
         self._given = {draw.seq: draw.logits for draw in plan.draws if draw.logits is not None}
         failures: dict[int, str] = {}
-        sampled = () if aborted else self._draw_all(plan.draws, failures)
+        sampled = self._draw_all(plan.draws, failures) if done else ()
         return StepOutcome(
             number=plan.number,
-            status="aborted" if aborted else "done",
+            status=status,
             positions={seq: len(self._cells[seq]) for seq in sequences(plan)},
             sampled=sampled,
             failures=failures,
-            greedy=() if aborted else self._greedy(plan),
+            greedy=self._greedy(plan) if done else (),
+            detail="" if done else f"the stub ends its step as {status!r}",
             elapsed_ns=time.perf_counter_ns() - started,
-            logits=self._logits(plan) if plan.keep_logits and not aborted else None,
+            logits=self._logits(plan) if plan.keep_logits and done else None,
         )
 
     def abort(self, number: int) -> None:
         self._aborts.abort(number)
 
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        started = time.perf_counter_ns()
         self._check_seq(seq)
         cells = self._cells[seq]
         for start, stop in ranges:
             if not 0 <= start < stop <= len(cells):
                 raise DecodeFailed(f"sequence {seq} holds {len(cells)} tokens, not {start}:{stop}")
         rows = tuple(token_array(cells[start:stop]).tobytes() for start, stop in ranges)
-        return SavedState(rows=rows, snapshot=b"" if snapshot else None)
+        elapsed = time.perf_counter_ns() - started
+        return SavedState(rows=rows, snapshot=b"" if snapshot else None, elapsed_ns=elapsed)
 
     def frame(self, seq: int, n: int) -> StubFrame:
         self._check_seq(seq)
@@ -204,6 +219,9 @@ class StubEngine:
         self._check_seq(seq)
         if not isinstance(frame, StubFrame) or frame.n > self.capabilities.n_ctx:
             raise DecodeFailed(f"a frame of another engine, or over n_ctx, for sequence {seq}")
+        self._cells[seq] = []
+        if not self._fits(frame.n):
+            raise DecodeFailed(f"no cells for {frame.n} tokens of sequence {seq}")
         self._cells[seq] = list(array.array("i", bytes(frame.cells)))
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
@@ -253,16 +271,25 @@ class StubEngine:
             self._samplers[begin.seq] = begin.sampler
             self._drawn[begin.seq] = 0
 
-    def _compute(self, plan: StepPlan) -> bool:
-        """Take the rows in; returns whether the step was aborted."""
+    def _compute(self, plan: StepPlan) -> StepStatus:
+        """Take the rows in, unless the step is aborted or refused."""
         rows = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
+        if not self._fits(rows):
+            return "no_slot"
+        refused = self._backend.on_decode(plan) if self._backend.on_decode is not None else None
+        if refused is not None:
+            return refused
         if self._abort.is_set() or self._abort.wait(rows * self._backend.row_s):
-            return True
+            return "aborted"
         if plan.prefill:
             self._cells[plan.prefill.seq] += plan.prefill.tokens
         for row in plan.rows:
             self._cells[row.seq].append(row.token)
-        return False
+        return "done"
+
+    def _fits(self, rows: int) -> bool:
+        cells = self._backend.cells
+        return cells is None or sum(map(len, self._cells)) + rows <= cells
 
     def _logits(self, plan: StepPlan) -> bytes | None:
         """A float32 for each token; the first ones are the bytes of the hash of the tokens."""
@@ -347,6 +374,9 @@ def _info(model: ModelConfig, context: ContextConfig) -> EngineInfo:
         n_head=0,
         n_head_kv=0,
         n_ctx_train=0,
+        n_seq_allocated=context.n_seq_max,
+        n_ctx_allocated=context.n_ctx or 4_096,
+        kv_bytes=None,
         n_ubatch=context.n_ubatch,
         n_threads=1,
         flash_attn=None,

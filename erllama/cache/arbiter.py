@@ -12,9 +12,9 @@ Contract
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from erllama.actor import Actor, ReplyTo, TaskDone
 from erllama.cache.board import Board
@@ -42,6 +42,8 @@ from erllama.cache.row import HEAD_BYTES, RowId
 from erllama.cache.trie import BIT, TIERS, Row, Tier
 from erllama.clock import Timer
 from erllama.errors import ErllamaError
+
+R = TypeVar("R")
 
 RESERVATION_S = 60.0
 _SWEEP_S = 5.0
@@ -87,7 +89,7 @@ class Arbiter(Actor):
                         self._board.counts.add(f"saves_{reason}")
                 return None
             case Reserve(row, tier):
-                return self._reserve(row, tier)
+                return await self._reserve(row, tier)
             case StillWanted(reservation):
                 return self._reservations.check(reservation) and self._reservations.mark_linked(
                     reservation, self.clock.now(), RESERVATION_S
@@ -95,10 +97,10 @@ class Arbiter(Actor):
             case Written(reservation, meta, tier, size):
                 self._release(reservation)
                 if size:
-                    self._insert_written(meta, size, tier)
+                    await self._insert_written(meta, size, tier)
                 return None
             case Free(n_bytes, tiers):
-                return self._free(n_bytes, tiers)
+                return await self._free(n_bytes, tiers)
             case Collect():
                 return await self._collect()
             case _:
@@ -148,7 +150,7 @@ class Arbiter(Actor):
 
     async def _put_in_ram(self, row: NewRow) -> bool:
         ram = self._peers.tier("ram")
-        if ram is None or not self._make_room("ram", _held(row)):
+        if ram is None or not await self._make_room("ram", _held(row)):
             return False
         try:
             await ram.call(Put(row.meta.id, row.parts))
@@ -156,7 +158,7 @@ class Arbiter(Actor):
             return False
         index = self._board.index
         kept = index.insert(row.meta, _held(row), "ram", now=self.clock.now())
-        self._drop_superseded(kept)
+        await self._drop_superseded(kept)
         return True
 
     def _write_through(self, row: NewRow, tiers: tuple[Tier, ...], *, wanted: bool) -> None:
@@ -177,16 +179,16 @@ class Arbiter(Actor):
     async def _read_back(self, row: Row) -> NewRow:
         """A row of a file, as it was before it was written."""
         files = self._board.files[next(tier for tier in row.tiers if tier != "ram")]
-        return NewRow(*await asyncio.to_thread(files.load, row.id))
+        return NewRow(*await files.reading.run(lambda: files.load(row.id)))
 
     # Files
 
-    def _reserve(self, row: NewRow, tier: Tier) -> Reservation | None:
+    async def _reserve(self, row: NewRow, tier: Tier) -> Reservation | None:
         row_id = row.meta.id
         if tier not in self._writable or self._board.index.contains(row_id, tier):
             return None
         size = _held(row)
-        if not self._make_room(tier, size):
+        if not await self._make_room(tier, size):
             self._board.counts.add("saves_dropped")
             return None
         reservation = self._reservations.reserve(
@@ -200,25 +202,26 @@ class Arbiter(Actor):
         self._reservations.release(reservation)
         self._reserved.pop(reservation.number, None)
 
-    def _insert_written(self, meta: Any, size: int, tier: Tier) -> None:
+    async def _insert_written(self, meta: Any, size: int, tier: Tier) -> None:
         kept = self._board.index.insert(meta, size, tier, now=self.clock.now())
-        self._drop_superseded(kept)
-        self._trim(tier)
+        await self._drop_superseded(kept)
+        await self._trim(tier)
 
     def _over(self, expired: Expired) -> None:
         """A writer took too long. Before the link its file is invisible; after it, look."""
         tier, _ = self._reserved.pop(expired.reservation.number, ("disk", 0))
+        self._board.counts.add("write_timeouts")
         if expired.action == "validate":
             self.spawn_task(self._validate(expired.reservation, tier), then="validated")
 
     async def _validate(self, reservation: Reservation, tier: Tier) -> None:
         files = self._board.files.get(tier)
         if files is not None:
-            found = await asyncio.to_thread(files.look, reservation.id)
+            found = await files.reading.run(lambda: files.look(reservation.id))
             if found is None:
-                await asyncio.to_thread(files.quarantine, reservation.id)
+                await files.writing.run(lambda: files.quarantine(reservation.id))
             elif self._board.files.get(tier) is files:
-                self._insert_written(found.meta, found.size, tier)
+                await self._insert_written(found.meta, found.size, tier)
         self._reservations.release(reservation)
 
     # Tiers come and go
@@ -243,10 +246,14 @@ class Arbiter(Actor):
         self._board.counts.add("corrupt_rows", opened.quarantined)
         if opened.writable:
             self._writable.add(opened.tier)
-            self._trim(opened.tier)
+            await self._trim(opened.tier)
 
     def _bad(self, row: Row, tier: Tier, *, missing: bool) -> None:
-        index = self._board.index
+        index, files = self._board.index, self._board.files.get(tier)
+        if files is not None and row.id in files.late:  # it is there, but nobody could wait for it
+            files.late.discard(row.id)
+            self._board.counts.add("read_timeouts")
+            return
         if index.get(row.id) is not row:
             return
         index.remove(row, tier)
@@ -256,66 +263,79 @@ class Arbiter(Actor):
 
     # Room
 
-    def _make_room(self, tier: Tier, size: int) -> bool:
+    async def _make_room(self, tier: Tier, size: int) -> bool:
         """Evict until `size` more bytes fit; whether they do."""
         quota = self._quotas.get(tier, 0)
         if size > quota:
             return False  # whatever went for it would go for nothing
-        over = self._used(tier) + size - quota
-        if over > 0:
-            self._evict(tier, over)
+        await self._evict(tier, self._used(tier) + size - quota)
         return self._used(tier) + size <= quota
 
-    def _trim(self, tier: Tier) -> None:
-        over = self._used(tier) - self._quotas.get(tier, 0)
-        if over > 0:
-            self._evict(tier, over)
+    async def _trim(self, tier: Tier) -> None:
+        await self._evict(tier, self._used(tier) - self._quotas.get(tier, 0))
 
     def _used(self, tier: Tier) -> int:
         pending = sum(size for where, size in self._reserved.values() if where == tier)
         return self._board.index.bytes(tier) + pending
 
-    def _evict(self, tier: Tier, n_bytes: int) -> list[Row]:
-        victims = self._board.index.evict(tier, n_bytes)
-        if victims:
-            self._board.counts.add("evictions", len(victims))
-            self._tell_tier(tier, Drop(tuple(row.id for row in victims)))
-        return victims
-
-    def _free(self, n_bytes: int, tiers: tuple[Tier, ...]) -> Freed:
+    async def _evict(self, tier: Tier, n_bytes: int) -> Freed:
+        """Give up so many bytes of a tier, a few rows at a time."""
         rows = freed = 0
-        for tier in tiers:
-            if tier not in self._writable:
-                continue
-            victims = self._evict(tier, n_bytes - freed) if freed < n_bytes else []
+        while freed < n_bytes:
+            victims = self._board.index.evict(tier, n_bytes - freed, most=_AT_A_TIME)
+            if not victims:
+                break
+            self._tell_tier(tier, Drop(tuple(row.id for row in victims)))
             rows += len(victims)
             freed += sum(row.size for row in victims)
+            self._board.counts.add("evictions", len(victims))
+            if freed < n_bytes:
+                await asyncio.sleep(0)
+        return Freed(rows, freed)
+
+    async def _free(self, n_bytes: int, tiers: tuple[Tier, ...]) -> Freed:
+        rows = freed = 0
+        for tier in tiers:
+            if tier in self._writable:
+                gone = await self._evict(tier, n_bytes - freed)
+                rows, freed = rows + gone.rows, freed + gone.bytes
         return Freed(rows, freed)
 
     async def _collect(self) -> Freed:
         index = self._board.index
         useless: dict[Row, None] = {}
-        for i, row in enumerate(list(index)):
-            if i % _AT_A_TIME == 0:
-                await asyncio.sleep(0)
+        async for row in _in_turns(index):
             useless |= dict.fromkeys(index.superseded(row))
-        useless |= dict.fromkeys(index.orphans())
+        async for orphan in _in_turns(index.orphans()):
+            if orphan is not None:
+                useless[orphan] = None
         writable = tuple(tier for tier in TIERS if tier in self._writable)
-        return self._remove_everywhere(list(useless), only=writable)
+        return await self._remove_everywhere(list(useless), only=writable)
 
-    def _drop_superseded(self, row: Row) -> None:
+    async def _drop_superseded(self, row: Row) -> None:
         """Rows whose tokens a longer one has too, in the tiers where that one lies.
 
         Those with logits stay until `gc` or an eviction takes them: with them the same prompt
         again is an exact hit.
         """
         old = [old for old in self._board.index.superseded(row) if not old.has_logits]
-        self._remove_everywhere(old, only=row.tiers)
+        await self._remove_everywhere(old, only=row.tiers)
 
-    def _remove_everywhere(self, rows: list[Row], *, only: tuple[Tier, ...] = TIERS) -> Freed:
+    async def _remove_everywhere(self, rows: list[Row], *, only: tuple[Tier, ...]) -> Freed:
         freed = 0
-        gone: dict[Tier, list[RowId]] = {tier: [] for tier in TIERS}
+        for start in range(0, len(rows), _AT_A_TIME):
+            if start:
+                await asyncio.sleep(0)
+            freed += self._remove(rows[start : start + _AT_A_TIME], only)
+        return Freed(len(rows), freed)
+
+    def _remove(self, rows: list[Row], only: tuple[Tier, ...]) -> int:
+        """Take a few rows out of tiers; returns the bytes."""
+        freed = 0
+        gone: dict[Tier, list[RowId]] = {tier: [] for tier in only}
         for row in rows:
+            if self._board.index.pinned(row):
+                continue  # since it was found needless somebody has begun to read it
             row_id, size = row.id, row.size
             for tier in row.tiers:
                 if tier in only:
@@ -325,7 +345,7 @@ class Arbiter(Actor):
         for tier, ids in gone.items():
             if ids:
                 self._tell_tier(tier, Drop(tuple(ids)))
-        return Freed(len(rows), freed)
+        return freed
 
     def _tell_tier(self, tier: Tier, message: object) -> None:
         actor = self._peers.tier(tier)
@@ -334,6 +354,14 @@ class Arbiter(Actor):
 
     def _arm_sweep(self) -> None:
         self._sweep = self.clock.call_later(_SWEEP_S, lambda: self.ref.urgent("sweep"))
+
+
+async def _in_turns(rows: Iterable[R]) -> AsyncIterator[R]:
+    """Rows, with a turn of the event loop after every few of them."""
+    for i, row in enumerate(rows):
+        if i % _AT_A_TIME == _AT_A_TIME - 1:
+            await asyncio.sleep(0)
+        yield row
 
 
 def _held(row: NewRow) -> int:

@@ -26,9 +26,12 @@ class CacheCounters(msgspec.Struct, frozen=True, kw_only=True):
         saves_cold, saves_continued, saves_finish, saves_evict, saves_shutdown: rows by reason.
         saves_dropped: rows that were not kept because the writers were busy or nothing had room.
         write_errors: rows that could not be written.
+        read_timeouts, write_timeouts: rows that a file system took too long to read or write; what
+            needed them was computed instead, or is kept in memory only.
         evictions: rows that made room for others.
         corrupt_rows: rows that were read back wrong and moved aside.
-        restored_bytes, restore_total_ns, save_total_ns: work done.
+        restored_bytes, restore_total_ns: read back, from asking to having it in a state.
+        save_total_ns: how long taking rows out of states held the lane.
         ram_bytes, ram_file_bytes, disk_bytes, rows: what is held.
     """
 
@@ -43,6 +46,8 @@ class CacheCounters(msgspec.Struct, frozen=True, kw_only=True):
     saves_shutdown: int = 0
     saves_dropped: int = 0
     write_errors: int = 0
+    read_timeouts: int = 0
+    write_timeouts: int = 0
     evictions: int = 0
     corrupt_rows: int = 0
     restored_bytes: int = 0

@@ -6,8 +6,9 @@ Contract
     Files     appear by `erllama.cache.publish` and are never changed afterwards. Names are
               `RowId.name`; the two first hex digits are the folder.
     Bad ones  are moved to `quarantine`, never used and never deleted here.
-
-Everything here blocks; it runs on worker threads.
+    Threads   everything here blocks; it runs on `reading` and `writing`, threads of this folder
+              alone, so that a file system that hangs holds nothing else up. `late` has the rows
+              that were not read in time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -43,11 +45,13 @@ from erllama.cache.row import (
     parse_head,
     payload_crc,
 )
+from erllama.cache.threads import Threads
 from erllama.errors import ConfigError
 
 _LOCK, _ROWS, _QUARANTINE, _HITS = "lock", "rows", "quarantine", "hits.msgpack"
 # not through links, and without waiting for the other end of what is a pipe
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+READERS, WRITERS = 4, 3
 _Hits = dict[str, Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]]
 
 
@@ -96,6 +100,10 @@ class RowFiles:
         self.root = root
         self.read_only = read_only
         self._at = at
+        self.reading = Threads("erllama-cache-read", READERS)
+        self.writing = Threads("erllama-cache-write", WRITERS)
+        self.late: set[RowId] = set()
+        self._hung: list[Future[Any]] = []
         try:
             for folder in (root, root / _ROWS, root / _QUARANTINE):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,7 +115,9 @@ class RowFiles:
             self._take_lock(if_locked)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, and let the threads end."""
+        self.reading.close()
+        self.writing.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -146,18 +156,11 @@ class RowFiles:
             BadRow: the file is not this row, or damaged.
             OSError: it is gone or cannot be read.
         """
-        path = self.path(row)
-        descriptor = os.open(path, _READ)
-        try:
-            head = parse_head(os.pread(descriptor, HEAD_BYTES, 0), os.fstat(descriptor).st_size)
-            if head.meta.id != row:
-                raise BadRow(f"{path.name} holds another row")
-            if sum(segment.nbytes for segment in segments) != head.payload_bytes:
-                raise BadRow(f"a payload of {head.payload_bytes} bytes")
-            read_into(descriptor, HEAD_BYTES, segments)
-        finally:
-            os.close(descriptor)
-        check_payload(head, segments)
+        with self._open(row) as (descriptor, size):
+            room = HEAD_BYTES + sum(segment.nbytes for segment in segments)
+            if size != room:
+                raise BadRow(f"{row.name} has {size} bytes, expected {room}")
+            self._read(row, descriptor, segments)
 
     def load(self, row: RowId) -> tuple[RowMeta, tuple[Any, ...]]:
         """A row's metadata and payload: rows or state, and logits if it has them.
@@ -165,29 +168,46 @@ class RowFiles:
         Raises:
             BadRow, OSError: as `read`.
         """
-        path = self.path(row)
-        descriptor = os.open(path, _READ)
+        with self._open(row) as (descriptor, size):
+            payload = memoryview(bytearray(max(size - HEAD_BYTES, 0)))
+            head = self._read(row, descriptor, [payload])
+        state = payload[: head.state_bytes]
+        return head.meta, (state, payload[head.state_bytes :]) if head.meta.n_logits else (state,)
+
+    @contextlib.contextmanager
+    def _open(self, row: RowId) -> Iterator[tuple[int, int]]:
+        """The descriptor and the size of a row's file."""
+        descriptor = os.open(self.path(row), _READ)
         try:
-            size = os.fstat(descriptor).st_size
-            head = parse_head(os.pread(descriptor, HEAD_BYTES, 0), size)
+            yield descriptor, os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
-        state = bytearray(head.state_bytes)
-        logits = bytearray(head.meta.logits_bytes)
-        self.read(row, [memoryview(state), memoryview(logits)])
-        return head.meta, (state, logits) if logits else (state,)
 
-    def payload_bytes(self, row: RowId) -> int:
-        """Bytes of a row's payload.
+    def _read(self, row: RowId, descriptor: int, segments: Sequence[memoryview]) -> RowHead:
+        """Head and payload in one go, each checked."""
+        head = memoryview(bytearray(HEAD_BYTES))
+        try:
+            read_into(descriptor, 0, [head, *segments])
+        except EOFError as short:
+            raise BadRow(str(short)) from None
+        found = parse_head(head, HEAD_BYTES + sum(segment.nbytes for segment in segments))
+        if found.meta.id != row:
+            raise BadRow(f"{row.name} holds another row")
+        check_payload(found, segments)
+        return found
 
-        Raises:
-            BadRow: the file is shorter than a head.
-            OSError: it is gone.
-        """
-        size = self.path(row).stat().st_size - HEAD_BYTES
-        if size <= 0:
-            raise BadRow(f"{row.name} has no payload")
-        return size
+    # A file system that hangs
+
+    @property
+    def hung(self) -> bool:
+        """Whether a read that was given up has not come back yet."""
+        self._hung = [future for future in self._hung if not future.done()]
+        return bool(self._hung)
+
+    def gave_up(self, row: RowId, reading: Future[Any]) -> None:
+        """A row was not read in time; `reading` may still come back."""
+        self.late.add(row)
+        self._hung.append(reading)
 
     def path(self, row: RowId) -> pathlib.Path:
         """Where a row lies or would lie."""
@@ -232,20 +252,18 @@ class RowFiles:
     def is_good(self, row: RowId) -> bool:
         """Whether a whole and undamaged file of this row lies here. Reads all of it."""
         try:
-            self.read(row, [memoryview(bytearray(self.payload_bytes(row)))])
+            self.load(row)
         except (BadRow, OSError):
             return False
         return True
 
     def look(self, row: RowId) -> Found | None:
         """The row, if it lies here whole and undamaged. Reads all of it."""
-        if not self.is_good(row):
-            return None
         try:
-            head, _ = self._read_head(self.path(row))
+            meta, parts = self.load(row)
         except (BadRow, OSError):
             return None
-        return Found(head.meta, head.file_bytes, 0, 0.0)
+        return Found(meta, HEAD_BYTES + sum(len(part) for part in parts), 0, 0.0)
 
     def delete(self, rows: Sequence[RowId]) -> None:
         """Remove files, as far as they are there."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -107,7 +107,7 @@ class Cache:
                 if files is None:
                     continue
                 checked += 1
-                good = await asyncio.to_thread(files.is_good, row.id)
+                good = await files.reading.run(partial(files.is_good, row.id))
                 if not good and tier in row.tiers:  # else it was evicted meanwhile
                     bad += 1
                     self._runtime.peers.tell_arbiter(Bad(row, tier, missing=False))

@@ -44,6 +44,9 @@ class CacheIndex:
 
     Args:
         hit_weight_s: seconds that each doubling of a row's hits is worth against its age.
+
+    Attributes:
+        uses: how often rows were touched; tells whether hit counts have changed.
     """
 
     def __init__(self, *, hit_weight_s: float = HIT_WEIGHT_S) -> None:
@@ -54,6 +57,7 @@ class CacheIndex:
         self._pins: dict[Row, int] = {}
         self._elapsed = Elapsed()
         self._n_rows = 0
+        self.uses = 0
 
     # Looking
 
@@ -190,6 +194,7 @@ class CacheIndex:
 
     def touch(self, rows: Iterable[Row], now: float) -> None:
         """These rows were used."""
+        self.uses += 1
         used = self._elapsed.at(now)
         for row in rows:
             row.hits += 1
@@ -222,8 +227,10 @@ class CacheIndex:
         """How often a row is pinned."""
         return self._pins.get(row, 0)
 
-    def evict(self, tier: Tier, n_bytes: int) -> list[Row]:
+    def evict(self, tier: Tier, n_bytes: int, *, most: int | None = None) -> list[Row]:
         """Take rows out of a tier until `n_bytes` are free, the least valuable first.
+
+        At most so many rows as `most` says.
 
         They have left the tier in the index when this returns, so that nobody finds them; their
         bytes are then the caller's to delete. Fewer bytes than asked for come free if what is
@@ -232,7 +239,7 @@ class CacheIndex:
         victims: list[Row] = []
         order = self._orders[tier]
         goal = self._bytes[tier] - n_bytes
-        while self._bytes[tier] > max(goal, 0):
+        while self._bytes[tier] > max(goal, 0) and len(victims) != most:
             row = order.pop(self._may_go)
             if row is None:
                 break
@@ -240,14 +247,18 @@ class CacheIndex:
             self.remove(row, tier)
         return victims
 
-    def orphans(self) -> list[Row]:
-        """The rows that no lookup can reach, because a block before them is stored no more."""
+    def orphans(self) -> Iterator[Row | None]:
+        """The rows that no lookup can reach, because a block before them is stored no more.
+
+        None in the place of every other row, so that a walk through many can be interrupted;
+        rows must neither come nor go meanwhile.
+        """
         reached: dict[Node, bool] = {}
-        return [
-            row
-            for row in self
-            if not row.flags & WHOLE and row.start > 0 and not _reachable(row.node.parent, reached)
-        ]
+        for row in self:
+            if row.flags & WHOLE or row.start == 0 or _reachable(row.node.parent, reached):
+                yield None
+            else:
+                yield row
 
     # Inside
 

@@ -90,6 +90,7 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
         system: CPU features, as `llama_print_system_info` tells them.
         devices: what computes, with the layers it was given.
         switches: environment switches that choose kernels (repacking, tiling), by name.
+        form: of states that are kept as llama.cpp writes them, the shape of their context.
     """
 
     layers: tuple[LayerKv, ...]
@@ -106,6 +107,7 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
     system: Name
     devices: tuple[Name, ...] = ()
     switches: tuple[tuple[Name, Name], ...] = ()
+    form: Name = ""
 
     def canonical(self) -> bytes:
         """The same bytes for equal layouts, other bytes for all others.

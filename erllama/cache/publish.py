@@ -104,13 +104,14 @@ def read_into(descriptor: int, offset: int, segments: Sequence[memoryview]) -> N
     """Fill `segments`, one after the other, from `offset` of a file on.
 
     Raises:
-        OSError: it cannot be read, or ends before the last segment is full.
+        OSError: it cannot be read.
+        EOFError: it ends before the last segment is full.
     """
     left = [segment for segment in segments if len(segment)]
     while left:
         n = os.preadv(descriptor, left[:_IOV_MAX], offset)
         if n == 0:
-            raise OSError("the file ends before its payload")
+            raise EOFError("the file ends before its payload")
         offset += n
         left = _after(left, n)
 

@@ -1,12 +1,17 @@
 """Reading the rows of a hit into the state that an engine takes. On a worker thread.
 
 What is read is pinned by then, and what lies in memory is held here by reference: neither an
-eviction nor the end of a tier takes it away in the middle.
+eviction nor the end of a tier takes it away in the middle. Files are read side by side on the
+threads of their folder, and given up if that takes too long: what hangs then still holds the
+state that it writes into, so that nobody else gets its memory.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from erllama.cache.board import Board
@@ -14,6 +19,10 @@ from erllama.cache.files import RowFiles
 from erllama.cache.lookup import Hit
 from erllama.cache.row import BadRow
 from erllama.cache.trie import Row, Tier
+
+PATIENCE_S = 5.0
+SLOWEST_BYTES_PER_S = 20e6
+"""A file system that is slower is taken to hang."""
 
 
 class Target(Protocol):
@@ -42,11 +51,16 @@ class Unreadable(Exception):
 
 
 class _Source(NamedTuple):
-    """Where one row is read from. `parts` if it lies in memory."""
+    """Where one row is read from, and where to; `parts` if it lies in memory.
+
+    `start` and `n`: its first token and how many count; of a snapshot, none.
+    """
 
     row: Row
     tier: Tier
     parts: tuple[Any, ...] | None
+    start: int = 0
+    n: int = 0
 
 
 class Reader:
@@ -56,16 +70,22 @@ class Reader:
         board: whose rows.
         hit: what to read.
         n_vocab: how many logits a row has that has any.
+        patience_s: how long files may take, besides what their size allows for.
     """
 
-    def __init__(self, board: Board, hit: Hit, *, n_vocab: int) -> None:
+    def __init__(
+        self, board: Board, hit: Hit, *, n_vocab: int, patience_s: float | None = None
+    ) -> None:
         self._board = board
         self._hit = hit
         self._logits_bytes = 4 * n_vocab
-        self._sources = {row: self._source(row) for row in hit.all_rows}
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._sources = [self._source(row, start, n) for row, start, n in hit.parts()]
+        if hit.snapshot is not None:
+            self._sources.append(self._source(hit.snapshot))
         self.logits: Any = None
-        self.n_bytes = 0
-        self.tiers: set[Tier] = set()
+        self.n_bytes = sum(source.row.size for source in self._sources)
+        self.tiers: set[Tier] = {source.tier for source in self._sources}
 
     def fill(self, target: Target) -> None:
         """Read everything into `target`; of an exact hit, the logits into `logits`.
@@ -73,82 +93,95 @@ class Reader:
         Raises:
             Unreadable: a row is missing or damaged; `target` must not be used.
         """
-        for row, start, n in self._hit.parts():
-            self._timed(row, lambda row=row, start=start, n=n: self._rows(row, start, n, target))
-        if self._hit.snapshot is not None:
-            snapshot = self._hit.snapshot
-            self._timed(snapshot, lambda: self._snapshot(snapshot, target))
-
-    def _timed(self, row: Row, read: Any) -> None:
-        source = self._sources[row]
         started = time.perf_counter()
+        reading = self._begin(target)
+        memory = [source for source in self._sources if source.parts is not None]
         try:
-            read()
-        except (BadRow, ValueError, BufferError) as bad:
-            raise Unreadable(row, source.tier, missing=False) from bad
-        except OSError as gone:
-            raise Unreadable(row, source.tier, missing=True) from gone
-        size = row.size
-        self.n_bytes += size
-        self.tiers.add(source.tier)
-        self._board.note_read(source.tier, size, time.perf_counter() - started)
+            for source in memory:
+                _checked(source, partial(self._put, source, source.parts, target))
+            self._note("ram", memory, started)
+            self._finish(reading, started)
+        finally:
+            for _, future in reading:
+                future.cancel()
 
-    def _rows(self, row: Row, start: int, n: int, target: Target) -> None:
-        source = self._sources[row]
-        logits = self._logits_buffer(row)
-        if source.parts is not None:
-            target.put_rows(start, source.parts[0], row.n_tokens, n)
-            if logits is not None:
-                self.logits = source.parts[1]
-            return
-        segments = target.segments(start, start + n) if n == row.n_tokens else None
-        rest = [memoryview(logits)] if logits is not None else []
-        if segments is not None:
-            self._read(source, [*segments, *rest])
+    # Memory
+
+    def _put(self, source: _Source, parts: Any, target: Target) -> None:
+        row = source.row
+        if row is self._hit.snapshot:
+            target.put_snapshot(parts[0])
         else:
-            rows = bytearray(self._payload(row) - self._logits_size(row))
-            self._read(source, [memoryview(rows), *rest])
-            target.put_rows(start, rows, row.n_tokens, n)
-        if logits is not None:
-            self.logits = logits
+            target.put_rows(source.start, parts[0], row.n_tokens, source.n)
+        if row is self._hit.logits:
+            self.logits = parts[1]
 
-    def _snapshot(self, row: Row, target: Target) -> None:
-        source = self._sources[row]
-        logits = self._logits_buffer(row)
-        if source.parts is not None:
-            target.put_snapshot(source.parts[0])
-            if logits is not None:
-                self.logits = source.parts[1]
+    # Files
+
+    def _begin(self, target: Target) -> list[tuple[_Source, Future[None]]]:
+        on_files = [source for source in self._sources if source.parts is None]
+        places = [self._files(source) for source in on_files]  # before anything is under way
+        return [
+            (source, files.reading.submit(partial(self._read, source, files, target)))
+            for source, files in zip(on_files, places, strict=True)
+        ]
+
+    def _read(self, source: _Source, files: RowFiles, target: Target) -> None:
+        row = source.row
+        straight = row is not self._hit.snapshot and source.n == row.n_tokens
+        segments = target.segments(source.start, source.start + source.n) if straight else None
+        if segments is None:
+            self._put(source, files.load(row.id)[1], target)
             return
-        state = bytearray(self._payload(row) - self._logits_size(row))
-        rest = [memoryview(logits)] if logits is not None else []
-        self._read(source, [memoryview(state), *rest])
-        target.put_snapshot(state)
-        if logits is not None:
+        logits = bytearray(self._logits_bytes if row.has_logits else 0)
+        files.read(row.id, [*segments, memoryview(logits)])
+        if row is self._hit.logits:
             self.logits = logits
 
-    def _source(self, row: Row) -> _Source:
+    def _finish(self, reading: list[tuple[_Source, Future[None]]], started: float) -> None:
+        n_bytes = sum(source.row.size for source, _ in reading)
+        end = time.monotonic() + self._patience_s + n_bytes / SLOWEST_BYTES_PER_S
+        for source, future in reading:
+            _checked(source, partial(self._wait, source, future, end))
+        for tier in {source.tier for source, _ in reading}:
+            self._note(tier, [source for source, _ in reading if source.tier == tier], started)
+
+    def _wait(self, source: _Source, future: Future[None], end: float) -> None:
+        try:
+            future.result(max(end - time.monotonic(), 0.0))
+        except TimeoutError:
+            if not future.done():
+                self._board.files[source.tier].gave_up(source.row.id, future)
+            raise
+
+    def _note(self, tier: Tier, sources: list[_Source], started: float) -> None:
+        if sources:
+            size = sum(source.row.size for source in sources)
+            self._board.note_read(tier, size, time.perf_counter() - started)
+
+    def _source(self, row: Row, start: int = 0, n: int = 0) -> _Source:
         parts = self._board.ram.get(row.id)
         if parts is not None:
-            return _Source(row, "ram", parts)
+            return _Source(row, "ram", parts, start, n)
         on_files: list[Tier] = [tier for tier in row.tiers if tier != "ram"]
-        return _Source(row, on_files[0] if on_files else "disk", None)
+        return _Source(row, on_files[0] if on_files else "disk", None, start, n)
 
-    def _read(self, source: _Source, segments: list[memoryview]) -> None:
-        self._files(source.tier).read(source.row.id, segments)
-
-    def _files(self, tier: Tier) -> RowFiles:
-        files = self._board.files.get(tier)
+    def _files(self, source: _Source) -> RowFiles:
+        """The folder that a row lies in; not one that hangs."""
+        files = self._board.files.get(source.tier)
         if files is None:
-            raise FileNotFoundError(f"tier {tier} is not open")
+            raise Unreadable(source.row, source.tier, missing=True)
+        if files.hung:
+            files.late.add(source.row.id)
+            raise Unreadable(source.row, source.tier, missing=True)
         return files
 
-    def _logits_size(self, row: Row) -> int:
-        return self._logits_bytes if row.has_logits else 0
 
-    def _logits_buffer(self, row: Row) -> bytearray | None:
-        return bytearray(self._logits_bytes) if row.has_logits else None
-
-    def _payload(self, row: Row) -> int:
-        """Bytes of a row's payload in a file."""
-        return self._files(self._sources[row].tier).payload_bytes(row.id)
+def _checked(source: _Source, read: Callable[[], None]) -> None:
+    """Do `read`, which is about a row; what goes wrong is said of that row."""
+    try:
+        read()
+    except (BadRow, ValueError, BufferError) as bad:
+        raise Unreadable(source.row, source.tier, missing=False) from bad
+    except OSError as gone:
+        raise Unreadable(source.row, source.tier, missing=True) from gone

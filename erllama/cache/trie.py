@@ -11,11 +11,11 @@ Lengths in tokens; tokens as little-endian u32. Rows and nodes are changed by th
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from erllama.cache.key import TOKEN_BYTES
+from erllama.cache.ordered import Ordered
 from erllama.cache.row import Form, RowId
 from erllama.config import GRANULE
 
@@ -260,29 +260,28 @@ class Node:
 class Siblings:
     """The children of one node, in order of their tokens, by class of row.
 
-    Finding takes O(log n) comparisons. Adding and taking away also move 8 bytes per sibling that
-    stands behind, which is one memmove.
+    Finding, adding and taking away take O(log n) comparisons.
     """
 
     __slots__ = ("count", "lists")
 
     def __init__(self) -> None:
         self.count = 0
-        self.lists: dict[int, list[Node]] = {}
+        self.lists: dict[int, Ordered[Node]] = {}
 
     def add(self, node: Node) -> None:
         """List a node by the rows it has now."""
         for row_class in node.classes():
-            nodes = self.lists.setdefault(row_class, [])
-            key = _order(row_class)
-            nodes.insert(bisect_left(nodes, key(node), key=key), node)
+            nodes = self.lists.get(row_class)
+            if nodes is None:
+                nodes = self.lists[row_class] = Ordered(_order(row_class))
+            nodes.add(node)
 
     def discard(self, node: Node) -> None:
         """Undo `add`, before the node's rows change."""
         for row_class in node.classes():
             nodes = self.lists[row_class]
-            key = _order(row_class)
-            del nodes[bisect_left(nodes, key(node), key=key)]
+            nodes.discard(node)
             if not nodes:
                 del self.lists[row_class]
 
@@ -292,14 +291,10 @@ class Siblings:
         nodes = self.lists.get(row_class)
         if nodes is None:
             return ()
-        key = _order(row_class)
         # b"\xff" * 4 is no token id: the place behind all that are equal.
-        place = bisect_left(
-            nodes, (tokens, b"\xff" * 4) if row_class == CUT_PURE else tokens, key=key
-        )
-        if row_class != CUT_PURE and place < len(nodes) and nodes[place].tokens == tokens:
-            place += 1
-        return tuple(nodes[max(place - 1, 0) : place + 1])
+        end = b"\xff" * TOKEN_BYTES
+        place = (tokens, end) if row_class == CUT_PURE else tokens + b"\0"
+        return tuple(node for node in nodes.around(place) if node is not None)
 
 
 def nearest(parent: Node, row_class: int, tokens: bytes) -> tuple[Node, int] | None:

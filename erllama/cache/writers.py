@@ -1,7 +1,8 @@
 """The writers: a bounded pool that publishes rows in tiers of files.
 
 Contract
-    State     rows that wait, at most `max_bytes` of them; rows being written, at most `width`.
+    State     rows that wait, at most `max_bytes` of them; rows being written, at most `width` to
+              each tier, so that one that hangs holds up no other.
     Protocol  reserve (arbiter) → write a temporary, fdatasync → ask whether it is still wanted →
               link, fsync of the directory, unlink the temporary → tell the arbiter.
     Refusal   a row that finds no room is dropped and counted; nobody ever waits for a writer,
@@ -13,26 +14,36 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from erllama.actor import DEFERRED, Actor, ReplyTo, TaskDone
 from erllama.cache.board import Board
+from erllama.cache.files import RowFiles
 from erllama.cache.messages import Drain, NewRow, Reserve, StillWanted, Write, Written
 from erllama.cache.peers import Peers
 from erllama.cache.publish import discard
 from erllama.cache.reservation import Reservation
 from erllama.cache.row import BadRow
-from erllama.cache.trie import Tier
+from erllama.cache.trie import TIERS, Tier
 from erllama.errors import ErllamaError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Tag of a row that is being written."""
+
+    tier: Tier
 
 
 class Writers(Actor):
     """See the module.
 
     Args:
-        width: rows written at the same time.
+        width: rows written to a tier at the same time.
         max_bytes: of the rows that wait.
     """
 
@@ -45,9 +56,9 @@ class Writers(Actor):
         self._peers = peers
         self._width = width
         self._max_bytes = max_bytes
-        self._waiting: deque[Write] = deque()
+        self._waiting: dict[Tier, deque[Write]] = {tier: deque() for tier in TIERS}
         self._waiting_bytes = 0
-        self._writing = 0
+        self._writing: dict[Tier, int] = dict.fromkeys(TIERS, 0)
         self._drains: list[ReplyTo] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -69,8 +80,7 @@ class Writers(Actor):
 
     async def handle_urgent(self, payload: Any) -> None:
         match payload:
-            case TaskDone("written", _, error):
-                self._writing -= 1
+            case TaskDone(_Done(), _, error):
                 if error is not None:
                     self.log.warning("a row was not written: %r", error)
                 self._go_on()
@@ -79,12 +89,11 @@ class Writers(Actor):
 
     async def terminate(self, reason: object) -> None:
         """On an orderly end, write what waits; the deadline of the shutdown bounds it."""
-        while reason in ("shutdown", "normal") and (self._tasks or self._waiting):
-            if self._waiting:
-                write = self._waiting.popleft()
-                await self._write(write.row, write.tier)
-            else:
-                await asyncio.wait(self._tasks)
+        while reason in ("shutdown", "normal"):
+            self._begin()
+            if not self._tasks:
+                break
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for reply in self._drains:
             reply.send(None)
 
@@ -92,22 +101,31 @@ class Writers(Actor):
         if self._waiting_bytes + size > self._max_bytes:
             self._board.counts.add("saves_dropped")
             return
-        self._waiting.append(write)
+        self._waiting[write.tier].append(write)
         self._waiting_bytes += size
         self._go_on()
 
     def _go_on(self) -> None:
-        while self._waiting and self._writing < self._width:
-            write = self._waiting.popleft()
-            self._waiting_bytes -= write.row.size
-            self._writing += 1
-            task = self.spawn_task(self._write(write.row, write.tier), then="written")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        if not self._waiting and not self._writing:
+        self._begin()
+        if not self._tasks:
             for reply in self._drains:
                 reply.send(None)
             self._drains.clear()
+
+    def _begin(self) -> None:
+        """Write what waits, as far as its tier has a writer free."""
+        for tier, waiting in self._waiting.items():
+            while waiting and self._writing[tier] < self._width:
+                write = waiting.popleft()
+                self._waiting_bytes -= write.row.size
+                self._writing[tier] += 1
+                task = self.spawn_task(self._write(write.row, tier), then=_Done(tier))
+                self._tasks.add(task)
+                task.add_done_callback(partial(self._ended, tier))
+
+    def _ended(self, tier: Tier, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._writing[tier] -= 1
 
     async def _write(self, row: NewRow, tier: Tier) -> None:
         arbiter = self._peers.arbiter
@@ -132,22 +150,25 @@ class Writers(Actor):
         arbiter = self._peers.arbiter
         if files is None or arbiter is None:
             return 0
-        temporary, size = await _to_its_end(lambda: files.write(row.meta, row.parts))
+        temporary, size = await _to_its_end(files, lambda: files.write(row.meta, row.parts))
         try:
             wanted = bool(await arbiter.call(StillWanted(reservation)))
         except ErllamaError:
             wanted = False
         if not wanted:
-            await asyncio.to_thread(discard, temporary)
+            await files.writing.run(lambda: discard(temporary))
             return 0
-        await _to_its_end(lambda: files.publish(temporary, row.meta))
+        await _to_its_end(files, lambda: files.publish(temporary, row.meta))
         return size
 
 
-async def _to_its_end(work: Callable[[], T]) -> T:
-    """Run `work` on a thread. Only the second cancellation is obeyed: what a thread has begun
-    cannot be stopped, and nobody would clear up behind it."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
+async def _to_its_end(files: RowFiles, work: Callable[[], T]) -> T:
+    """Run `work` on a thread of its folder.
+
+    Only the second cancellation is obeyed: what a thread has begun cannot be stopped, and nobody
+    would clear up behind it.
+    """
+    running = asyncio.ensure_future(files.writing.run(work))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

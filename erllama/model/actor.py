@@ -418,7 +418,7 @@ class ModelActor(StateMachine):
             raise QueueFull(
                 f"model {self._spec.id!r}: {len(self._waiting)} requests wait already; "
                 "try again later, or raise max_queue",
-                retry_after=round(self._gauges.request_s, 3),
+                retry_after=max(round(self._gauges.request_s, 3), 0.001),
             )
         if job.request.session_id is not None:
             self._sessions.claim(job.request.session_id)
@@ -525,15 +525,18 @@ class ModelActor(StateMachine):
             if starting or floor.wants_the_lane or not chained:
                 stepper.stop_chain()
             return
+        if not starting and decision is None and not floor.must_end_some:
+            return
         number, end = stepper.next_number, floor.take_ended()
-        if starting:
+        if starting or decision is None:
             plan = start_plan(number, [floor.generation(job) for job in starting], end=end)
             stepper.start(plan, None, starting, None)
         elif isinstance(decision, Decode):
             jobs = [floor.on(seq) for seq in decision.seqs]
             generations = [floor.generation(job) for job in jobs]
             plan = decode_plan(number, generations, end=end)
-            chain = Chain(generations) if floor.may_chain else None
+            chains = floor.may_chain and not floor.prefilling and not floor.wants_the_lane
+            chain = Chain(generations) if chains else None
             stepper.start(plan, decision, jobs, chain)
         elif isinstance(decision, Slice):
             job = floor.on(decision.seq)

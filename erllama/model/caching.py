@@ -42,7 +42,8 @@ _SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS")
 def kv_layout(engine: Engine, context: ContextConfig) -> KvLayout:
     """Everything beside the model's bytes that changes what rows mean, from what an engine says."""
     info, capabilities = engine.info, engine.capabilities
-    layers = capabilities.state.layers if capabilities.state is not None else ()
+    state = capabilities.state
+    layers = state.layers if state is not None else ()
     return KvLayout(
         layers=tuple(
             LayerKv(i, str(layer.k_type), layer.k_bytes, str(layer.v_type), layer.v_bytes)
@@ -59,18 +60,14 @@ def kv_layout(engine: Engine, context: ContextConfig) -> KvLayout:
             scaling=context.rope_scaling or "model",
             freq_base=context.rope_freq_base or 0.0,
             freq_scale=context.rope_freq_scale or 0.0,
-            n_ctx_orig=_rope_context(engine, context),
+            factors=state.rope_factors if state is not None else "",
         ),
         build=info.backend,
         system=info.devices,
+        form=state.form if state is not None else "",
+        devices=state.devices if state is not None else (),
         switches=tuple((name, os.environ[name]) for name in _SWITCHES if name in os.environ),
     )
-
-
-def _rope_context(engine: Engine, context: ContextConfig) -> int:
-    """Where the length of the context chooses the rope factors (LongRoPE), that length."""
-    longrope = context.rope_scaling == "longrope" or "phi3" in engine.info.architecture
-    return engine.capabilities.n_ctx if longrope else 0
 
 
 class ModelCache:
@@ -177,6 +174,7 @@ class ModelCache:
             pure_end: of the sequence, for a snapshot.
             logits: of the last token, if they are known.
         """
+        self.count("save_total_ns", saved.elapsed_ns)
         chunk = _Chain(self.namespace(salt), tokens, self.policy.block_tokens)
         made = []
         for span, rows in zip(spans, saved.rows, strict=False):

@@ -57,14 +57,17 @@ class EngineOwner:
     ) -> tuple[Engine, str]:
         """Load, identify and warm up; returns the engine and the fingerprint of its bytes.
 
-        `backend` is called on a worker: importing one can take half a second.
+        `backend` is called on a thread: importing one can take half a second.
 
         Raises:
             ModelLoadError, ConfigError: as the backend says.
         """
-        loading = await self._workers.run(lambda: backend().open(path, model, context))
+        # importing holds the interpreter lock: at low priority the loop would wait long for it
+        loading = await asyncio.to_thread(lambda: backend().open(path, model, context))
         fingerprint = await self._workers.run(lambda: self._load(path, loading))
         await self._lane.wait_up()
+        while await self._lane.submit(self._id, lambda: self._prepare(path, loading)):
+            pass  # other models' steps come in between
         engine = await self._lane.submit(self._id, lambda: self._warm_up(path, loading))
         return engine, fingerprint
 
@@ -142,6 +145,12 @@ class EngineOwner:
         return not self._closed
 
     # On the lane
+
+    def _prepare(self, path: str, loading: Loading) -> bool:
+        with self._lock:
+            if self._closed:
+                raise ModelLoadError(f"{path}: loading was given up")
+        return loading.prepare()
 
     def _warm_up(self, path: str, loading: Loading) -> Engine:
         with self._lock:

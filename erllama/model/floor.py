@@ -130,7 +130,17 @@ class Floor:
 
     def starting(self) -> list[Job]:
         """Those whose first token can be drawn with nothing computed."""
-        return [job for job in self._starting if self._holds(job)]
+        starting = [job for job in self._starting if self._holds(job)]
+        return [job for job in starting if job.entry is not None and job.entry.alone][
+            :1
+        ] or starting
+
+    @property
+    def must_end_some(self) -> bool:
+        """Whether a state is on its way to a sequence and may need the cells of others."""
+        return bool(self._ended) and any(
+            job.generation is None or job.spilled is not None for job in self._jobs.values()
+        )
 
     def take_ended(self) -> list[int]:
         """The sequences whose cells nobody needs any more."""
@@ -147,8 +157,10 @@ class Floor:
         """
         if self.rebuilding or not len(self._waiting):
             return
+        kept = 0  # sequences for those that came earlier and are still tokenized
         for job in list(self._waiting):
             if job.tokens is None:
+                kept += 1
                 continue
             try:
                 if not job.checked:
@@ -158,15 +170,15 @@ class Floor:
                 self._waiting.remove(job)
                 self._settle(job, error)
                 continue
-            if self._has_room(job) and not self._work.must_wait(job, self._jobs.values()):
+            if self._has_room(job, kept) and not self._work.must_wait(job, self._jobs.values()):
                 self._waiting.admit(job)
                 self._begin(job)
 
-    def _has_room(self, job: Job) -> bool:
+    def _has_room(self, job: Job, kept: int) -> bool:
         """Whether there is a sequence for a request; if not, one may be on its way."""
-        if self._pool.free or self._sessions.held:
+        if self._pool.free + self._sessions.held > kept:
             return True
-        if not self.wants_the_lane and not self._spilling.moving:
+        if not kept and not self.wants_the_lane and not self._spilling.moving:
             self._make_room(job)
         return False
 
@@ -323,7 +335,10 @@ class Floor:
         if job in self._starting:
             self._starting.remove(job)
         if job.ending:
-            self._end(job, None)
+            if self._stepper.computes(job):  # the lane was faster than the word
+                self._stepper.hasten(job)
+            else:
+                self._end(job, None)
             return
         self._work.after_step(job, generation, outcome.logits)
         if generation.finished is not None:
@@ -360,35 +375,49 @@ class Floor:
 
     def step_failed(self, step: Step, why: str) -> None:
         """The engine refused a step: of several requests, each is tried alone to find whose."""
-        jobs = [job for job in step.jobs.values() if self._holds(job)]
-        for job in jobs:
-            if len(jobs) == 1 or job.generation is None or job.entry is None:
+        for job in self._going_on(step):
+            if len(step.jobs) == 1 or job.generation is None or job.entry is None:
                 self._end(job, DecodeFailed(f"the engine refused a step: {why}"))
                 continue
             job.generation.moved(job.seq)
             job.entry.alone = True
 
+    def _going_on(self, step: Step) -> list[Job]:
+        """The requests of a step that came to nothing; those that were told to end do so."""
+        for job in list(step.jobs.values()):
+            if self._holds(job) and job.ending:
+                self._end(job, None)
+        return [job for job in step.jobs.values() if self._holds(job)]
+
     def no_slot(self, step: Step, why: str) -> None:
         """The cells did not suffice: free some, take less, or wait; then it is tried again."""
+        jobs = self._going_on(step)
         idle = self._sessions.idle_longest()
         if idle is not None:
             self.give_back(idle.seq)
             return
-        jobs = sorted((job for job in step.jobs.values() if self._holds(job)), key=_by_order)
         if not jobs:
             return
-        last = jobs[-1]
+        last = max(jobs, key=_by_order)
         granule = self._engine.capabilities.granule
         if isinstance(step.decision, Slice) and step.decision.limit > granule and last.entry:
             half = step.decision.limit // 2
             last.entry.most = max(half - half % granule, granule)
-        elif len(self._jobs) > 1 and self._spilling.possible:
-            last.to_spill = True
-        elif len(self._jobs) > 1 and last.entry is not None:
-            last.entry.ready = False
-            self._short_of_cells.append(last)
-        else:
+        elif not self._wait_for_cells(last):
             self._end(last, DecodeFailed(f"the cells of the context do not suffice: {why}"))
+
+    def _wait_for_cells(self, job: Job) -> bool:
+        """Let a request rest until another one leaves; False: there is none that can."""
+        if not any(other is not job and self._may_leave(other) for other in self._jobs.values()):
+            return False
+        if job.entry is not None:
+            job.entry.ready = False
+        self._short_of_cells.append(job)
+        job.to_spill = self._spilling.possible
+        return True
+
+    def _may_leave(self, job: Job) -> bool:
+        return job not in self._short_of_cells or job.to_spill or self._spilling.is_moving(job)
 
     # Readers
 
@@ -453,8 +482,18 @@ class Floor:
                 self._set_ready(job)
             return
         job.spilled = saved
+        self._leave_for_a_while(job)
+
+    def _leave_for_a_while(self, job: Job) -> None:
+        """A request whose state was moved off waits for its reader, for cells, or for its turn."""
+        short = job in self._short_of_cells
+        if short:
+            self._short_of_cells.remove(job)
         self._leave(job)
-        if job.paused:
+        if short and self._jobs:
+            self._short_of_cells.append(job)
+            self._parked.append(job)
+        elif job.paused:
             self._parked.append(job)
         else:
             self._waiting.put_back(job)
@@ -466,11 +505,22 @@ class Floor:
         if error is not None:
             if not isinstance(error, DecodeFailed):
                 raise EngineCrashed(f"the engine failed: {error!r}") from error
-            self._end(job, error)
+            self._not_put_back(job, error)
             return
+        job.put_back_again = False
         job.spilled = None
         job.generation.moved(job.seq)
         self._set_ready(job)
+
+    def _not_put_back(self, job: Job, error: DecodeFailed) -> None:
+        """There were no cells for its state: there are once others leave, or have been ended."""
+        if not self._wait_for_cells(job):
+            if job.put_back_again:
+                self._end(job, error)
+                return
+            job.put_back_again = True
+        job.to_spill = False
+        self._leave_for_a_while(job)
 
     # Going
 
@@ -533,9 +583,14 @@ class Floor:
 
     def _retry_short_of_cells(self) -> None:
         short, self._short_of_cells = self._short_of_cells, []
-        for job in short:
+        for job in sorted(short, key=_by_order, reverse=True):
             if self._holds(job):
-                self._set_ready(job)
+                if not self._spilling.is_moving(job):
+                    job.to_spill = False
+                    self._set_ready(job)
+            elif job in self._parked and not job.paused:
+                self._parked.remove(job)
+                self._waiting.put_back(job)
 
     def drop_idle_sessions(self) -> None:
         """Take back the sequences of sessions that were idle for too long."""
@@ -576,6 +631,7 @@ class Floor:
         self._jobs.clear()
         self._parked.clear()
         self._starting.clear()
+        self._short_of_cells.clear()
 
     def check_integrity(self) -> None:
         """Each sequence is free, a request's or a session's.

@@ -49,6 +49,7 @@ class Job:
         waited: it has waited for rows that were being saved.
         known: how many tokens of its prompt the cache has, and when that was looked up.
         spilled: its state, while it holds no sequence although it has begun.
+        put_back_again: there were no cells for that state, though nobody else was there.
         to_spill: its sequence is wanted for somebody else.
         paused: its reader lags too far behind.
         checked: the model can compute it.
@@ -86,6 +87,7 @@ class Job:
         self.timed_out = False
         self.queued_too_long = False
         self.spilled: SavedState | None = None
+        self.put_back_again = False
         self.to_spill = False
         self.paused = False
         self.checked = False

@@ -50,10 +50,10 @@ def bare_calls(path: str) -> dict[str, str]:
     buffer = ctypes.create_string_buffer(64)
     bad_ids = (ctypes.c_int32 * 1)(1_000_000)
 
-    def context() -> Any:
+    def context(n_seq_max: int = 2) -> Any:
         parameters = lib.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch, parameters.n_ubatch = 256, 64, 64
-        parameters.n_seq_max, parameters.n_threads = 2, 1
+        parameters.n_seq_max, parameters.n_threads = n_seq_max, 1
         return lib.llama_init_from_model(model, parameters)
 
     def decode(n: int) -> Any:
@@ -79,6 +79,7 @@ def bare_calls(path: str) -> dict[str, str]:
             "more rows than n_batch": lambda: decode(65),
             "sampling without logits": sample_without_logits,
             "sequence id out of range": lambda: seq_rm(2),
+            "more sequences than rows": lambda: context(n_seq_max=65),
         }
     )
 

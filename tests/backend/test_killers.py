@@ -22,7 +22,7 @@ ENV = {"GGML_NO_BACKTRACE": "1"}
 def test_bare_calls_do_kill_the_process() -> None:
     ends = run_child(killers.bare_calls, str(cached_model(TINY)), env=ENV).value
     assert ends == dict.fromkeys(ends, "SIGABRT")
-    assert len(ends) == 5
+    assert len(ends) == 6
 
 
 def test_erllama_refuses_the_same_calls_and_lives() -> None:

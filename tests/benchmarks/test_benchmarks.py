@@ -34,6 +34,26 @@ FIGURES = {
     ],
     "import_time": ["import erllama", "imports of erllama that loaded llama_cpp"],
     "load_company": ["tiny: stream beside loading/alone"],
+    "cache_speed": [
+        *(
+            f"tiny, {tier}: {what}"
+            for tier in ("ram", "ram_file", "disk")
+            for what in (
+                "first token, same prompt",
+                *(() if tier == "ram" else ("first token, same prompt, new process",)),
+                "with 16 more, beside restore and their prefill",
+                "restore rate/memcpy",
+                "finish save on the lane, per 100 MB of state",
+            )
+        ),
+        "tiny, LlamaRAMCache: first token, same prompt",
+        "tiny, LlamaDiskCache: first token, same prompt",
+        "tiny: continued saves, share of the lane's time",
+        "tiny: ten turns, bytes stored/one copy of the context",
+        "tiny: fifty conversations, copies of their system prompt",
+        "lookup of 30,000 tokens among 2,000 rows",
+        "index memory a row, beside its tokens",
+    ],
 }
 
 
@@ -83,6 +103,12 @@ def test_importing_erllama_loads_no_native_library(report_of: Any) -> None:
 def test_a_second_model_is_loaded_beside_the_stream(report_of: Any) -> None:
     (figure,) = report_of("load_company")["figures"]
     assert figure["detail"]["loads"] >= 1
+
+
+def test_what_conversations_share_is_stored_once(report_of: Any) -> None:
+    figures = {figure["name"]: figure for figure in report_of("cache_speed")["figures"]}
+    assert 1 <= figures["tiny: ten turns, bytes stored/one copy of the context"]["value"] < 2
+    assert figures["tiny: fifty conversations, copies of their system prompt"]["value"] == 1
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(

@@ -28,6 +28,7 @@ CHANGES: list[dict[str, Any]] = [
     {"system": "AVX512"},
     {"devices": ("CUDA0",)},
     {"switches": (("GGML_CPU_TILED_MM", "0"),)},
+    {"form": "whole, of 4 sequences"},
 ]
 
 

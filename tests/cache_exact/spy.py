@@ -28,7 +28,6 @@ from erllama.backend.base import (
 )
 from erllama.backend.llama import LlamaBackend
 from erllama.backend.llama.engine import LlamaEngine
-from erllama.backend.plan_check import logit_rows
 from erllama.config import ContextConfig, ModelConfig
 from erllama.sampling import SamplerPlan
 
@@ -100,6 +99,9 @@ class SpyLoading:
     def load(self, progress: Progress) -> None:
         self._loading.load(progress)
 
+    def prepare(self) -> bool:
+        return self._loading.prepare()
+
     def warm_up(self) -> Engine:
         engine = self._loading.warm_up()
         assert isinstance(engine, LlamaEngine)
@@ -136,12 +138,11 @@ class SpyEngine:
         if plan.prefill is not None:
             record.slices.append((plan.prefill.pos, len(plan.prefill.tokens)))
         record.decoded += len(plan.rows)
-        rows = logit_rows(plan)
         for draw in plan.draws if outcome.status == "done" else ():
             if draw.logits is not None:
                 record.logits.append(bytes(draw.logits))
             else:
-                found = self._engine._logits(rows[draw.seq])
+                found = self._engine._logits(self._engine._rows[draw.seq])
                 assert found is not None
                 record.logits.append(np.asarray(found).tobytes())
 

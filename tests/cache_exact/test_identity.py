@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from erllama.backend.llama import devices
+from erllama.backend.llama.library import llama
+from erllama.config import ModelConfig
 from tests.cache_exact.room import PLAIN, Case, room
-from tests.models import TINY, cached_model
+from tests.models import TINY, LongRope, cached_model
 
 CASE = PLAIN[2]
 LENGTH = 300
@@ -40,6 +43,7 @@ async def read_after(
         {"n_threads": 2},
         {"n_threads_batch": 2},
         {"use_mmap": False},
+        {"gpu_layers": 0},
         {"model_id": "another name"},
     ],
     ids=str,
@@ -71,6 +75,56 @@ async def test_rows_of_another_meaning_are_never_found(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
     assert await read_after(CASE, tmp_path, **options) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"gpu_layers": 0}, {"gpu_layers": 3}, {"tensor_split": (1.0, 2.0)}], ids=str
+)
+async def test_where_there_is_a_gpu_rows_depend_on_what_it_was_given(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = llama()
+    monkeypatch.setattr(lib, "llama_supports_gpu_offload", lambda: True)
+    monkeypatch.setattr(devices, "device_names", lambda: ("a GPU",))
+    assert await read_after(CASE, tmp_path / "same") == LENGTH
+    assert await read_after(CASE, tmp_path / "other", **options) == 0
+
+
+async def test_rows_of_another_gpu_are_never_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama(), "llama_supports_gpu_offload", lambda: True)
+    names = [("a GPU",), ("another GPU",), ("a GPU",)]
+    reads = []
+    for name in names:
+        monkeypatch.setattr(devices, "device_names", lambda name=name: name)
+        async with room(cache_dir=str(tmp_path)) as here:
+            seat = await here.load(CASE)
+            reads.append((await seat.ask(seat.prompt(LENGTH), 2)).completion.cache.read)
+    assert reads == [0, 0, LENGTH]
+
+
+async def test_without_a_gpu_the_cpu_computes_alone() -> None:
+    assert devices.device_names() == ()
+    assert devices.offload(ModelConfig()) == ()
+
+
+async def test_rotary_factors_that_the_context_chooses_are_part_of_the_name(
+    tmp_path: Path,
+) -> None:
+    """Contexts up to 512 tokens have the short factors, all others the long ones."""
+    case = Case("longrope", "plain", LongRope())
+    short, long = {"n_ctx": 512}, {"n_ctx": 1_024}
+    reads: list[int] = []
+    for options in (short, long, {"n_ctx": 256}, {"n_ctx": 2_048}, short):
+        async with room(cache_dir=str(tmp_path)) as here:
+            seat = await here.load(case, **options)
+            cold = await seat.ask(seat.prompt(200), 20, cache_salt=f"cold {len(reads)}")
+            assert cold.completion.cache.read == 0
+            answer = await seat.ask(seat.prompt(200), 20)
+        assert answer.record.logits == cold.record.logits
+        reads.append(answer.completion.cache.read)
+    assert reads == [0, 0, 200, 200, 200]
 
 
 async def test_other_weights_under_the_same_name_never_hit(tmp_path: Path) -> None:

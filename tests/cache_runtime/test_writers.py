@@ -14,6 +14,7 @@ import pytest
 
 from erllama.actor.testing import settle
 from erllama.cache.publish import Stage
+from erllama.cache.threads import Threads
 from erllama.cache.writers import Writers
 from tests.cache_runtime.rig import (
     PATIENCE_S,
@@ -211,7 +212,7 @@ async def test_a_disk_tier_that_ends_while_the_disk_is_stuck_gives_its_lock_back
             raise asyncio.CancelledError
 
         with monkeypatch.context() as patched:
-            patched.setattr(asyncio, "to_thread", cut_short)
+            patched.setattr(Threads, "run", cut_short)
             ref = made.actor("cache:disk")
             ref.request_stop()
             await ref.wait_dead()

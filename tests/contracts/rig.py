@@ -163,6 +163,7 @@ class Rig:
     async def close(self) -> None:
         for engine in self.engines:
             await self.on_lane(engine.close)
+        self.lane.forget(self.owner)
 
 
 def slice_of(tokens: Sequence[int], *, seq: int = 0, pos: int = 0, logits: bool = True) -> Prefill:

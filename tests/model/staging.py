@@ -13,10 +13,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from erllama import ContextConfig, Model, ModelConfig, Runtime
+from erllama import Completion, ContextConfig, Model, ModelConfig, Runtime
 from erllama.actor import kill
 from erllama.backend.base import Backend, Loading, Sampled, StepPlan
 from erllama.backend.stub import StubBackend, StubEngine, StubLoading
+from erllama.model.floor import Floor
 
 PATIENCE_S = 30.0
 """Far more than any test needs: a test that waits this long hangs."""
@@ -131,13 +132,13 @@ class Stage:
         self.plans.append(plan)
         if self.shared is not None:
             self.shared.append((self.name, plan))
-        error = self._fail(plan)
-        if error is not None:
-            raise error
         if self._pause(plan):
             self._tell(self.held)
             if not self._go_on.wait(PATIENCE_S):
                 raise TimeoutError("a paused step was never resumed")
+        error = self._fail(plan)
+        if error is not None:
+            raise error
         hangs = self._hang(plan)
         self.backend.row_s = _FOREVER_S if hangs else 0.0
         if hangs:
@@ -218,6 +219,14 @@ async def assert_as_new(model: Model) -> None:
     status = model.status()
     assert (status.phase, status.active, status.pending) == ("idle", 0, 0)
     assert status.heartbeat_age_s == 0.0
+    floor_of(model).check_integrity()
+
+
+def floor_of(model: Model) -> Floor:
+    """The requests that hold sequences of a loaded model."""
+    ref: Any = model._directory._registry.whereis(f"model:{model.id}")  # type: ignore[attr-defined]
+    floor: Floor = ref._control.actor._here.floor
+    return floor
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -231,3 +240,13 @@ async def crash(runtime: Runtime, model_id: str) -> None:
     ref = await runtime.find(model_id, None)
     kill(ref)
     await ref.wait_dead()
+
+
+def rows_of(plan: StepPlan) -> tuple[int, ...]:
+    """The sequences that a step decodes."""
+    return tuple(row.seq for row in plan.rows)
+
+
+def asked(model: Model, prompt: str | Sequence[int], **options: Any) -> asyncio.Task[Completion]:
+    """A greedy completion on its way."""
+    return asyncio.create_task(model.complete(prompt, **{"temperature": 0, **options}))

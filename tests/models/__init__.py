@@ -28,6 +28,7 @@ from .shapes import (
     Lfm2,
     Llama,
     LlamaMoe,
+    LongRope,
     Mamba2,
     Shape,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Lfm2",
     "Llama",
     "LlamaMoe",
+    "LongRope",
     "Mamba2",
     "Quant",
     "Shape",

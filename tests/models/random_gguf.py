@@ -99,6 +99,8 @@ def _add_hparam(writer: Any, key: str, value: HParam) -> None:
             writer.add_uint32(key, value)
         case float():
             writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
         case list():
             writer.add_array(key, value)
 

@@ -33,7 +33,7 @@ from .tensors import (
 )
 from .vocabulary import Vocabulary, VocabularyKind, make_vocabulary
 
-HParam: TypeAlias = int | float | bool | list[int]
+HParam: TypeAlias = int | float | bool | str | list[int]
 Pooling: TypeAlias = Literal["none", "mean", "cls"]
 
 EMBEDDING_STD = 0.5
@@ -179,6 +179,29 @@ class Llama(Transformer):
         yield from self.sharp_attention_tensors(block)
         yield norm(f"{block}.ffn_norm", self.n_embd)
         yield from self.feed_forward_tensors(block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRope(Llama):
+    """Llama with rotary factors that the length of the context chooses, as Phi 3 has them.
+
+    Args:
+        n_ctx_original: contexts above this length use the long factors.
+    """
+
+    n_ctx_original: int = 512
+
+    def hparams(self) -> dict[str, HParam]:
+        return super().hparams() | {
+            "rope.scaling.type": "longrope",
+            "rope.scaling.original_context_length": self.n_ctx_original,
+        }
+
+    def input_tensors(self) -> Iterator[Tensor]:
+        yield from super().input_tensors()
+        n = self.n_embd_head // 2
+        yield norm("rope_factors_long", n, mean=3.0)
+        yield norm("rope_factors_short", n, mean=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -227,7 +227,7 @@ async def test_sampling_and_one_of_its_options_exclude_each_other() -> None:
         ({"n_threads": 0}, ConfigError, "n_threads"),
         ({"max_queue": 0}, ConfigError, "max_queue"),
         ({"type_k": "f17"}, ConfigError, "type_k"),
-        ({"n_seq_max": 128, "n_batch": 64}, ConfigError, "n_seq_max"),
+        ({"n_seq_max": 257}, ConfigError, "n_seq_max"),
         ({"context": ModelConfig()}, ConfigError, "ContextConfig"),
         ({"model": {"use_mmap": False}}, ConfigError, "ModelConfig"),
         ({"fingerprint": "mine"}, ConfigError, "fingerprint"),

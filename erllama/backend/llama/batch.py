@@ -41,13 +41,14 @@ class Batch:
         self._logits[n - 1] = prefill.logits or prefill.greedy > 0
         self.native.n_tokens = n
 
-    def fill_rows(self, rows: Sequence[Row]) -> None:
-        """One token each of several sequences."""
+    def fill_rows(self, rows: Sequence[Row], unread: Sequence[int] = ()) -> None:
+        """One token each of several sequences; of the rows numbered in `unread` no logits."""
         n = len(rows)
         self._token[:n] = [row.token for row in rows]
         self._pos[:n] = [row.pos for row in rows]
         self._seq[:n] = [row.seq for row in rows]
         self._logits[:n] = 1
+        self._logits[list(unread)] = 0
         self.native.n_tokens = n
 
     def _struct(self) -> Any:

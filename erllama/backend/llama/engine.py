@@ -2,12 +2,13 @@
 
 Contract
     State     per sequence: how many cells it holds (`_held`), its sampler, and how short it can
-              be cut (`_least`).
+              be cut (`_least`); where in the latest batch its logits are (`_rows`).
     Writer    the lane thread alone, through `step`, `rebuild` and `close`. `abort` only touches
               `_aborts`, which has a lock; `tokenize` and `detokenize` read the vocabulary, which
               is immutable.
     Invariant every native call gets checked arguments: llama.cpp answers bad ones by ending the
-              process. `_held[seq]` is the number of cells that llama.cpp holds for `seq`.
+              process. `_held[seq]` is the number of cells that llama.cpp holds for `seq`;
+              padding rows are gone when `step` returns, however the call ended.
     Context   `rebuild` makes another one in place of the first, with the same parameters. While
               none could be made there is none, and every step fails.
     Freeing   context, model, in this order, once, on the lane.
@@ -16,11 +17,11 @@ Contract
 from __future__ import annotations
 
 import array
-import ctypes
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from erllama.backend.aborts import Aborts
@@ -31,6 +32,7 @@ from erllama.backend.base import (
     Draw,
     EngineInfo,
     Frame,
+    Row,
     Sampled,
     SavedState,
     StepOutcome,
@@ -40,16 +42,17 @@ from erllama.backend.base import (
 from erllama.backend.llama.abort import AbortFlag
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.library import LogLines, capture_log, llama
+from erllama.backend.llama.logits import LogitRows, Logits, are_finite
 from erllama.backend.llama.readers import Readers
+from erllama.backend.llama.room import Room, padded_rows
+from erllama.backend.llama.rows import Layout, pad_gaps, pad_to
 from erllama.backend.llama.sampler import Sampler, make_sampler
-from erllama.backend.llama.states import StateFrame, States
+from erllama.backend.llama.states import StateFrame, States, WholeFrame, WholeStates
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.llama.words import Words
-from erllama.backend.plan_check import check_plan, logit_rows, sequences
+from erllama.backend.plan_check import check_plan, sequences
 from erllama.errors import DecodeFailed, NotSupported
 from erllama.sampling import SamplerPlan
-
-Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
 _NOT_FINITE = "the logits are not finite: the weights are damaged"
 _NO_CONTEXT = "the engine has no context; rebuild it"
@@ -69,7 +72,9 @@ class LlamaEngine:
         abort_flag: AbortFlag,
         capabilities: Capabilities,
         info: EngineInfo,
-        states: States | None,
+        states: States | WholeStates | None,
+        room: Room,
+        unified: bool,
     ) -> None:
         self._llama = llama()
         self._model = model
@@ -82,8 +87,12 @@ class LlamaEngine:
         self._closed = False
         self._readers = Readers()
         self._batch = Batch(capabilities.n_batch) if context else None
-        self._held = [0] * capabilities.n_seq_max
-        self._least = [0] * capabilities.n_seq_max
+        self._held = [0] * room.n_seq
+        self._least = [0] * room.n_seq
+        self._room = room
+        self._unified = unified
+        self._logit_rows = LogitRows(vocabulary.size)
+        self._rows: dict[int, int] = {}
         self._window = self._llama.llama_model_n_swa(model)
         self._samplers: dict[int, Sampler] = {}
         self.capabilities = capabilities
@@ -124,6 +133,7 @@ class LlamaEngine:
         )
 
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+        started = time.perf_counter_ns()
         states = self._checked_states(seq)
         held = self._held[seq]
         for start, stop in ranges:
@@ -131,18 +141,19 @@ class LlamaEngine:
                 raise DecodeFailed(f"sequence {seq} holds {held} tokens, not {start} to {stop}")
         if not held:
             raise DecodeFailed(f"sequence {seq} holds nothing to save")
-        return states.save(seq, held, ranges, snapshot=snapshot)
+        saved = states.save(seq, held, ranges, snapshot=snapshot)
+        return msgspec.structs.replace(saved, elapsed_ns=time.perf_counter_ns() - started)
 
     def restore(self, seq: int, frame: Frame) -> None:
         states = self._checked_states(seq)
-        if not isinstance(frame, StateFrame) or frame.state.n > self.capabilities.n_ctx:
+        if not isinstance(frame, StateFrame | WholeFrame) or frame.n > self.capabilities.n_ctx:
             raise DecodeFailed(f"a frame of another engine, or over n_ctx, for sequence {seq}")
         self._clear(seq)
-        states.restore(seq, frame.state)
-        self._held[seq] = frame.state.n
+        states.restore(seq, frame)
+        self._held[seq] = frame.n
         # a state has the rows of the window alone, and zeros before them
-        in_window = self.capabilities.family != "sliding_window" or frame.state.n < self._window
-        self._least[seq] = 0 if in_window else frame.state.n
+        in_window = self.capabilities.family != "sliding_window" or frame.n < self._window
+        self._least[seq] = 0 if in_window else frame.n
 
     def rebuild(self) -> None:
         if self._closed:
@@ -238,11 +249,10 @@ class LlamaEngine:
         batch = self._batch
         if batch is None or self._context is None:
             return "failed", _NO_CONTEXT
-        if plan.prefill:
-            batch.fill_prefill(plan.prefill)
-        else:
-            batch.fill_rows(plan.rows)
+        padding = self._fill(batch, plan)
         code = self._llama.llama_decode(self._context, batch.native)
+        for seq in padding:
+            self._llama.llama_memory_seq_rm(self._memory, seq, self._held[seq] or -1, -1)
         if code == 0:
             self._advance(plan)
             return "done", ""
@@ -250,6 +260,38 @@ class LlamaEngine:
         if status != "no_slot":
             self._recover(plan)
         return status, f"llama_decode returned {code}: {said.problems()}"
+
+    def _fill(self, batch: Batch, plan: StepPlan) -> Sequence[int]:
+        """Fill the batch; returns the sequences of its padding rows."""
+        if plan.prefill:
+            batch.fill_prefill(plan.prefill)
+            self._rows = {plan.prefill.seq: len(plan.prefill.tokens) - 1}
+            return ()
+        layout = self._lay_out(plan.rows)
+        self._rows = {row.seq: i for i, row in enumerate(layout.rows)}
+        if self.capabilities.deterministic:
+            batch.fill_rows(layout.rows)  # the output layer too shall have always as many rows
+        else:
+            batch.fill_rows(layout.rows, [self._rows[seq] for seq in layout.padding])
+        return layout.padding
+
+    def _lay_out(self, rows: Sequence[Row]) -> Layout:
+        if self.capabilities.deterministic:
+            n = padded_rows(1 + max(row.seq for row in rows))
+            return pad_to(rows, n, self._spare)
+        if self._unified:
+            return Layout(rows)  # one stream: the order of ids is all the same
+        return pad_gaps(rows, self._spare)
+
+    def _spare(self, seq: int) -> int | None:
+        """The position of a padding row in an idle sequence, if it can take and drop one.
+
+        What cannot be truncated takes one only where it is emptied afterwards.
+        """
+        held = self._held[seq]
+        if held == 0 or (self.capabilities.truncate and held < self._room.cells):
+            return held
+        return None
 
     def _advance(self, plan: StepPlan) -> None:
         if plan.prefill:
@@ -271,11 +313,10 @@ class LlamaEngine:
                 self._held[seq] = last + 1
 
     def _sample(self, plan: StepPlan, failures: dict[int, str]) -> tuple[Sampled, ...]:
-        rows = logit_rows(plan)
         sampled = []
         for draw in plan.draws:
             try:
-                sampled.append(self._draw(draw, rows.get(draw.seq, -1)))
+                sampled.append(self._draw(draw, self._rows.get(draw.seq, -1)))
             except Exception as error:  # whatever it is, it concerns this sequence alone
                 failures[draw.seq] = str(error)
         return tuple(sampled)
@@ -286,12 +327,12 @@ class LlamaEngine:
             return ()
         end = len(plan.prefill.tokens)
         rows = [self._logits(row) for row in range(end - plan.prefill.greedy, end)]
-        if not all(_finite(logits) for logits in rows):
+        if not all(are_finite(logits) for logits in rows):
             failures[plan.prefill.seq] = _NOT_FINITE
             return ()
         return tuple(int(logits.argmax()) for logits in rows if logits is not None)
 
-    def _checked_states(self, seq: int) -> States:
+    def _checked_states(self, seq: int) -> States | WholeStates:
         if self._states is None:
             raise NotSupported("the state of this model's sequences cannot be saved")
         if self._closed:
@@ -314,32 +355,14 @@ class LlamaEngine:
         sampler = self._samplers[draw.seq]
         given = None if draw.logits is None else np.frombuffer(draw.logits, np.float32)
         logits = self._logits(row) if given is None else given
-        if logits is None or not _finite(logits):
+        if logits is None or not are_finite(logits):
             raise DecodeFailed(_NOT_FINITE)
         token, logprobs = sampler.sample(logits, draw.seed)
-        return Sampled(
-            seq=draw.seq,
-            token=token,
-            piece=self._vocabulary.piece(token),
-            end=self._vocabulary.ends(token),
-            logprobs=logprobs,
-            mu=sampler.mu,
-        )
+        piece, end = self._vocabulary.sampled(token)
+        return Sampled(draw.seq, token, piece, end, logprobs, sampler.mu)
 
     def _logits(self, row: int) -> Logits | None:
-        """A view of the logits of a batch row, valid until the next step."""
-        pointer = self._llama.llama_get_logits_ith(self._context, row)
-        if not pointer:
-            return None
-        size = self._vocabulary.size
-        address = ctypes.addressof(pointer.contents)
-        cells = memoryview((ctypes.c_float * size).from_address(address))
-        return np.frombuffer(cells, np.float32)
-
-
-def _finite(logits: Logits | None) -> bool:
-    """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
-    return logits is not None and bool(np.isfinite(logits.max()))
+        return self._logit_rows.row(self._context, row)
 
 
 def _bounds(ids: Sequence[int]) -> tuple[int, int]:

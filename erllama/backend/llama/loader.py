@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 import pathlib
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import msgspec
 
 from erllama.backend.base import (
     Capabilities,
@@ -20,15 +25,21 @@ from erllama.backend.base import (
 )
 from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
+from erllama.backend.llama.company import rows_keep_apart
+from erllama.backend.llama.devices import offload
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
 from erllama.backend.llama.header_check import find_fault
 from erllama.backend.llama.library import capture_log, llama
-from erllama.backend.llama.state_blob import BadState
-from erllama.backend.llama.states import States
+from erllama.backend.llama.room import Room, check_room, plan_room, window_cells
+from erllama.backend.llama.self_test import EXPERT_ROWS, ROWS, Verdict, self_test
+from erllama.backend.llama.state_blob import BadState, memory_bytes
+from erllama.backend.llama.states import States, WholeStates
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import ConfigError, ModelLoadError
+
+S = TypeVar("S")
 
 log = logging.getLogger("erllama.llama")
 
@@ -47,12 +58,23 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}  # llama_split_mod
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}  # llama_rope_scaling_type
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 _DEFAULT_N_CTX = 4_096
+_LONG_FACTORS = "rope_factors_long"  # llama-arch.cpp
+_SELF_TEST = "self-test 1"
+_SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS")
+
+
+class _Kept(NamedTuple):
+    """How the states of a model can be kept, and what is known of it."""
+
+    states: States | WholeStates
+    exact: bool
 
 
 class LlamaBackend:
     """See `erllama.backend.base.Backend`."""
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> LlamaLoading:
+        llama()  # imported here: whoever opens is on a thread of normal priority
         return LlamaLoading(pathlib.Path(path), model, context)
 
 
@@ -66,8 +88,18 @@ class LlamaLoading:
         self._model: Any = None
         self._context: Any = None
         self._flag = AbortFlag()
+        self._header: GgufHeader | None = None
+        self._memory: FingerprintMemory | None = None
+        self._fingerprint = ""
+        self._parts: Generator[None, None, None] = self._prepare()
+        self._engine_made: LlamaEngine | None = None
 
     def fingerprint(self, memory: FingerprintMemory, progress: Progress) -> str:
+        self._memory = memory
+        self._fingerprint = self._identify(memory, progress)
+        return self._fingerprint
+
+    def _identify(self, memory: FingerprintMemory, progress: Progress) -> str:
         config = self._model_config
         if config.fingerprint is not None:
             return config.fingerprint
@@ -85,19 +117,43 @@ class LlamaLoading:
         if fault is not None:
             raise ModelLoadError(f"{self._path}: its {fault}; download or convert it again")
         self._check_options(header)
+        self._header = header
         self._model = self._load_weights(progress)
         fault = Vocabulary(self._model).fault
         if fault is not None:
             raise ModelLoadError(f"{self._path}: its {fault}; convert it again")
         if not self._model_config.vocab_only:
             self._context = self._make_context(self._model)
+            self._check_deterministic()
+
+    def prepare(self) -> bool:
+        try:
+            next(self._parts)
+        except StopIteration:
+            return False
+        return True
 
     def warm_up(self) -> LlamaEngine:
-        engine = self._engine(can_abort=False, states=None)
-        if not engine.capabilities.generate:
-            self._model = self._context = None
-            return engine
-        token = Vocabulary(self._model).warm_up_token
+        while self.prepare():
+            pass
+        engine = self._engine_made
+        if engine is None:
+            raise ModelLoadError(f"{self._path}: was not loaded; call load before warm_up")
+        self._model = self._context = None  # the engine owns them now
+        return engine
+
+    def _prepare(self) -> Generator[None, None, None]:
+        engine = self._engine(can_abort=False, kept=None)
+        if engine.capabilities.generate:
+            token = Vocabulary(self._model).warm_up_token
+            can_abort = self._first_computation(token)
+            yield
+            kept = yield from self._ways_to_keep(token)
+            engine = self._engine(can_abort=can_abort, kept=kept)
+        self._engine_made = engine
+
+    def _first_computation(self, token: int) -> bool:
+        """Compute once; returns whether a computation can be aborted."""
         with capture_log() as said:
             can_abort = self._decode_one(token, aborted=True) == 2
             code = self._decode_one(token, aborted=False)
@@ -106,9 +162,8 @@ class LlamaLoading:
                 f"{self._path}: the model cannot compute; download or convert it again "
                 f"(llama_decode returned {code}: {said.problems()})"
             )
-        engine = self._engine(can_abort=can_abort, states=self._learn_states(token))
-        self._model = self._context = None  # the engine owns them now
-        return engine
+        self._try_company()
+        return can_abort
 
     def discard(self) -> None:
         lib = llama()
@@ -175,10 +230,11 @@ class LlamaLoading:
 
     def _fill_context_parameters(self, parameters: Any, model: Any) -> None:
         config = self._config
-        parameters.n_ctx = self._n_ctx(model) * config.n_seq_max
+        room = self._room(model)
+        parameters.n_ctx = room.total
         parameters.n_batch = config.n_batch
         parameters.n_ubatch = min(config.n_ubatch, config.n_batch)
-        parameters.n_seq_max = config.n_seq_max
+        parameters.n_seq_max = room.n_seq
         parameters.n_threads = self._n_threads
         parameters.n_threads_batch = config.n_threads_batch or self._n_threads
         parameters.flash_attn_type = -1 if config.flash_attn is None else int(config.flash_attn)
@@ -200,9 +256,10 @@ class LlamaLoading:
     def _n_threads(self) -> int:
         return self._config.n_threads or len(os.sched_getaffinity(0))
 
-    def _n_ctx(self, model: Any) -> int:
+    def _room(self, model: Any) -> Room:
         trained = int(llama().llama_model_n_ctx_train(model))
-        return self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
+        n_ctx = self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
+        return plan_room(self._config, n_ctx)
 
     def _check_options(self, header: GgufHeader) -> None:
         """Refuse options that this model cannot have, before memory is taken for them."""
@@ -238,45 +295,126 @@ class LlamaLoading:
         width = (number("attention.head_count_kv") or heads) * per_head
         value_bytes = _KV_TYPES[config.type_k][1] + _KV_TYPES[config.type_v][1]
         n_ctx = config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
-        needed = int(number("block_count") * width * value_bytes * n_ctx * config.n_seq_max)
+        room = plan_room(config, n_ctx)
+        check_room(config, room, llama().llama_max_parallel_sequences())
+        needed = int(number("block_count") * width * value_bytes * room.total)
         present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > present:
             raise ConfigError(
-                f"ContextConfig.n_ctx: {n_ctx:,} tokens for {config.n_seq_max} sequences need "
+                f"ContextConfig.n_ctx: {room.cells:,} tokens for {room.n_seq} sequences need "
                 f"{needed / 2**30:,.0f} GiB of KV cache, this machine has "
                 f"{present / 2**30:,.0f} GiB; lower n_ctx or n_seq_max"
             )
 
+    def _check_deterministic(self) -> None:
+        """Refuse the option where an idle sequence cannot take a padding row and drop it."""
+        if not self._config.deterministic:
+            return
+        lib = llama()
+        family = self._family(has_memory=bool(lib.llama_get_memory(self._context)))
+        if family not in ("plain", "sliding_window") or lib.llama_model_has_encoder(self._model):
+            raise ConfigError(
+                "ContextConfig.deterministic: this model has no state whose end can be dropped "
+                f"(family {family}); set it to False"
+            )
+        if family == "sliding_window" and not self._config.swa_full:
+            raise ConfigError(
+                "ContextConfig.deterministic: needs the whole context of sliding-window layers; "
+                "set swa_full to True"
+            )
+
+    def _try_company(self) -> None:
+        """Refuse the option where this machine's kernels do not keep it."""
+        if not self._config.deterministic:
+            return
+        n_vocab = llama().llama_vocab_n_tokens(llama().llama_model_get_vocab(self._model))
+        if not rows_keep_apart(self._context, self._room(self._model).n_seq, n_vocab):
+            raise ConfigError(
+                "ContextConfig.deterministic: decode rows of this model do depend on each other "
+                "here; set it to False, or for a quantized mixture of experts start Python with "
+                "GGML_CPU_TILED_MM=0 in the environment"
+            )
+
     # The engine
 
-    def _learn_states(self, token: int) -> States | None:
+    def _ways_to_keep(self, token: int) -> Generator[None, None, _Kept | None]:
+        """How states are kept here, by what a self-test finds; None: in no way that works."""
+        for make, name in ((self._learn_rows, "rows"), (self._learn_whole, "whole")):
+            states = make(token)
+            if states is None:
+                continue
+            verdict = yield from self._tested(states)
+            if verdict.restored != "wrong":
+                return _Kept(states, verdict.exact and not self._config.kv_unified)
+            log.warning("%s: states do not survive being kept as %s", self._path, name)
+        log.warning("%s: states cannot be saved, so nothing is cached", self._path)
+        return None
+
+    def _tested(self, states: States | WholeStates) -> Generator[None, None, Verdict]:
+        """What a self-test finds, or found when this model was loaded in this way before."""
+        key = self._self_test_key(states)
+        known = self._memory.recall(key) if self._memory is not None else None
+        if known is not None:
+            with contextlib.suppress(msgspec.MsgspecError):
+                return msgspec.json.decode(known, type=Verdict)
+        engine = self._engine(can_abort=False, kept=_Kept(states, exact=True))
+        verdict = yield from self_test(engine, EXPERT_ROWS if self._has_experts else ROWS)
+        if self._memory is not None:
+            self._memory.remember(key, msgspec.json.encode(verdict).decode())
+        return verdict
+
+    def _self_test_key(self, states: States | WholeStates) -> str:
+        """Everything that the outcome depends on."""
+        lib, config = llama(), self._config
+        facts = (
+            self._fingerprint,
+            repr(states.shape) if isinstance(states, States) else "whole",
+            *(lib.llama_n_ubatch(self._context), lib.llama_n_batch(self._context)),
+            *(lib.llama_n_seq_max(self._context), config.kv_unified, config.swa_full),
+            *(self._n_threads, config.n_threads_batch, self._rope_factors),
+            *(config.rope_scaling, config.rope_freq_base, config.rope_freq_scale),
+            *(offload(self._model_config), _build(), lib.llama_print_system_info()),
+            *(os.environ.get(name) for name in _SWITCHES),
+        )
+        return f"{_SELF_TEST}:{hashlib.sha256(repr(facts).encode()).hexdigest()}"
+
+    def _learn_rows(self, token: int) -> States | None:
         """How states are laid out here; None if in a way that is not known."""
-        lib, context = llama(), self._context
-        memory = lib.llama_get_memory(context)
+        family = self._family(has_memory=True)
+        return self._learn(token, lambda: States(self._context, family, seq=0, n=1))
+
+    def _learn_whole(self, token: int) -> WholeStates | None:
+        return self._learn(token, lambda: WholeStates(self._context, seq=0))
+
+    def _learn(self, token: int, make: Callable[[], S]) -> S | None:
         try:
             if self._decode_one(token, aborted=False, keep=True) != 0:
                 return None
-            return States(context, self._family(has_memory=True), seq=0, n=1)
+            return make()
         except BadState as bad:
-            log.warning("%s: states cannot be saved, so nothing is cached: %s", self._path, bad)
+            log.warning("%s: states are laid out in an unknown way: %s", self._path, bad)
             return None
         finally:
-            lib.llama_memory_clear(memory, True)
+            lib = llama()
+            lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
 
-    def _engine(self, *, can_abort: bool, states: States | None) -> LlamaEngine:
+    def _engine(self, *, can_abort: bool, kept: _Kept | None) -> LlamaEngine:
         vocabulary = Vocabulary(self._model)
+        states = kept.states if kept is not None else None
         return LlamaEngine(
             model=self._model,
             context=self._context,
             make_context=functools.partial(self._make_context, self._model),
             vocabulary=vocabulary,
             abort_flag=self._flag,
-            capabilities=self._capabilities(can_abort=can_abort, states=states),
+            capabilities=self._capabilities(can_abort=can_abort, kept=kept),
             states=states,
             info=self._info(vocabulary, states),
+            room=self._room(self._model),
+            unified=self._config.kv_unified,
         )
 
-    def _capabilities(self, *, can_abort: bool, states: States | None) -> Capabilities:
+    def _capabilities(self, *, can_abort: bool, kept: _Kept | None) -> Capabilities:
         lib, context = llama(), self._context
         has_memory = bool(context) and bool(lib.llama_get_memory(context))
         family = self._family(has_memory=has_memory)
@@ -284,13 +422,13 @@ class LlamaLoading:
             generate=has_memory and not lib.llama_model_has_encoder(self._model),
             abort=can_abort,
             n_seq_max=self._config.n_seq_max,
-            n_ctx=lib.llama_n_ctx_seq(context) if context else 0,
+            n_ctx=self._room(self._model).n_ctx if context else 0,
             n_batch=lib.llama_n_batch(context) if context else 0,
             granule=GRANULE,
             family=family,
-            truncate=states is not None and self._can_truncate(family),
-            deterministic=False,
-            state=self._state_capabilities(states),
+            truncate=kept is not None and self._can_truncate(family),
+            deterministic=self._config.deterministic,
+            state=None if kept is None else self._state_capabilities(kept),
         )
 
     def _can_truncate(self, family: Family) -> bool:
@@ -303,9 +441,19 @@ class LlamaLoading:
             return self._config.swa_full and not self._config.kv_unified
         return family == "plain"
 
-    def _state_capabilities(self, states: States | None) -> StateCapabilities | None:
-        if states is None:
-            return None
+    def _state_capabilities(self, kept: _Kept) -> StateCapabilities:
+        states = kept.states
+        devices = offload(self._model_config)
+        if isinstance(states, WholeStates):
+            return StateCapabilities(
+                layers=(),
+                snapshot=True,
+                snapshot_bytes=states.size_at_most,
+                exact=kept.exact,
+                form=f"whole, of {llama().llama_n_seq_max(self._context)} sequences",
+                devices=devices,
+                rope_factors=self._rope_factors,
+            )
         window = llama().llama_model_n_swa(self._model)
         return StateCapabilities(
             layers=tuple(
@@ -314,8 +462,31 @@ class LlamaLoading:
             ),
             snapshot=states.shape.has_snapshot,
             snapshot_bytes=states.shape.snapshot_bytes(window),
-            exact=not self._config.kv_unified,
+            exact=kept.exact,
+            devices=devices,
+            rope_factors=self._rope_factors,
         )
+
+    @property
+    def _rope_factors(self) -> Literal["", "long", "short"]:
+        """Which rotary factors llama.cpp chose by the length of the context (LongRoPE)."""
+        header = self._header
+        if header is None:
+            return ""
+        arch = header.metadata.get("general.architecture", "")
+        scaling = header.metadata.get(f"{arch}.rope.scaling.type")
+        has_factors = any(_LONG_FACTORS in tensor.name for tensor in header.tensors)
+        if scaling != "longrope" and not has_factors:
+            return ""
+        original = header.metadata.get(f"{arch}.rope.scaling.original_context_length")
+        if not isinstance(original, int):
+            original = llama().llama_model_n_ctx_train(self._model)
+        return "long" if llama().llama_n_ctx_seq(self._context) > original else "short"
+
+    @property
+    def _has_experts(self) -> bool:
+        header = self._header
+        return header is not None and any("_exps." in tensor.name for tensor in header.tensors)
 
     def _family(self, *, has_memory: bool) -> Family:
         lib, model = llama(), self._model
@@ -327,7 +498,7 @@ class LlamaLoading:
             return "recurrent"
         return "sliding_window" if lib.llama_model_n_swa(model) > 0 else "plain"
 
-    def _info(self, vocabulary: Vocabulary, states: States | None) -> EngineInfo:
+    def _info(self, vocabulary: Vocabulary, states: States | WholeStates | None) -> EngineInfo:
         lib, model, config = llama(), self._model, self._config
         n_layer = lib.llama_model_n_layer(model)  # 0 if vocab_only: asking for heads would abort
         return EngineInfo(
@@ -342,6 +513,9 @@ class LlamaLoading:
             n_head=lib.llama_model_n_head(model) if n_layer else 0,
             n_head_kv=lib.llama_model_n_head_kv(model) if n_layer else 0,
             n_ctx_train=lib.llama_model_n_ctx_train(model),
+            n_seq_allocated=lib.llama_n_seq_max(self._context) if self._context else 0,
+            n_ctx_allocated=lib.llama_n_ctx_seq(self._context) if self._context else 0,
+            kv_bytes=self._kv_bytes(states),
             n_ubatch=lib.llama_n_ubatch(self._context) if self._context else 0,
             n_threads=self._n_threads,
             flash_attn=self._flash_attn(states),
@@ -350,15 +524,25 @@ class LlamaLoading:
             chat_template=self._chat_template(),
             bos_token=vocabulary.bos_token,
             eos_token=vocabulary.eos_token,
-            backend=f"llama.cpp {lib.llama_version().decode()}"
-            if hasattr(lib, "llama_version")
-            else "llama.cpp",
+            backend=_build(),
             devices=lib.llama_print_system_info().decode(),
         )
 
-    def _flash_attn(self, states: States | None) -> bool | None:
+    def _kv_bytes(self, states: States | WholeStates | None) -> int | None:
+        """What the states of all sequences take."""
+        if not isinstance(states, States):
+            return None
+        lib = llama()
+        room, n_swa = self._room(self._model), lib.llama_model_n_swa(self._model)
+        n_ubatch = lib.llama_n_ubatch(self._context)
+        window = window_cells(room, self._config, n_swa=n_swa, n_ubatch=n_ubatch)
+        return memory_bytes(states.shape, n_seq=room.n_seq, cells=room.total, window=window)
+
+    def _flash_attn(self, states: States | WholeStates | None) -> bool | None:
         """What llama.cpp chose: with flash attention V is not transposed."""
-        section = None if states is None else states.shape.full or states.shape.window
+        if not isinstance(states, States):
+            return self._config.flash_attn
+        section = states.shape.full or states.shape.window
         return self._config.flash_attn if section is None else not section.v_trans
 
     def _chat_template(self) -> str | None:
@@ -396,6 +580,13 @@ class LlamaLoading:
             lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         self._flag.clear()
         return code
+
+
+def _build() -> str:
+    lib = llama()
+    if hasattr(lib, "llama_version"):
+        return f"llama.cpp {lib.llama_version().decode()}"
+    return "llama.cpp"
 
 
 def _extents(path: pathlib.Path) -> list[Extent]:

@@ -41,12 +41,13 @@ from erllama.backend.base import Family
 
 _MAX_LAYERS = 4_096
 _MAX_ROW_BYTES = 1 << 32
+_LAYER_HEADER = 12
 _META = np.dtype([("pos", "<i4"), ("n_seq_id", "<u4"), ("seq_id", "<i4")])
 
 Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 
-class BadState(Exception):
+class BadState(ValueError):
     """These bytes are not a state of this shape."""
 
 
@@ -180,7 +181,9 @@ class AttentionView:
         """A copy of the rows of cells `start` to `stop` in canonical form."""
         n = stop - start
         rows: Bytes = np.empty(n * self._shape.token_bytes, np.uint8)
-        for layer, (keys, values) in enumerate(canonical_views(self._shape, rows, n)):
+        for own, canonical, width in self._stretches(rows, n):
+            canonical[:] = own[:, start * width : stop * width]
+        for layer, (keys, values) in enumerate(self._scattered(rows, n)):
             keys[:] = self.keys(layer)[start:stop]
             source = self.values(layer)[start:stop]
             values.reshape(source.shape)[:] = source
@@ -188,10 +191,44 @@ class AttentionView:
 
     def put(self, start: int, rows: Bytes, n_rows: int, n: int) -> None:
         """Put the first `n` of `n_rows` canonical rows at cell `start`."""
-        for layer, (keys, values) in enumerate(canonical_views(self._shape, rows, n_rows)):
+        for own, canonical, width in self._stretches(rows, n_rows):
+            own[:, start * width : (start + n) * width] = canonical[:, : n * width]
+        for layer, (keys, values) in enumerate(self._scattered(rows, n_rows)):
             self.keys(layer)[start : start + n] = keys[:n]
             target = self.values(layer)[start : start + n]
             target[:] = values[:n].reshape(target.shape)
+
+    def _stretches(self, rows: Bytes, n: int) -> list[tuple[Bytes, Bytes, int]]:
+        """Where all layers are alike: K and V here and in canonical rows, a line per layer, and
+        the bytes of a token in a line. One copy then does what takes one for each layer else."""
+        if not self._alike:
+            return []
+        layer, n_layer = self._shape.layers[0], len(self._shape.layers)
+        if len(rows) != n * self._shape.token_bytes:
+            raise BadState(
+                f"{len(rows)} bytes of rows; {n} tokens take {n * self._shape.token_bytes}"
+            )
+        middle = n * n_layer * layer.k_bytes
+        return [
+            (self._lines(self._k[0], layer.k_bytes), rows[:middle].reshape(n_layer, -1),
+             layer.k_bytes),
+            (self._lines(self._v[0], layer.v_bytes), rows[middle:].reshape(n_layer, -1),
+             layer.v_bytes),
+        ]  # fmt: skip
+
+    def _scattered(self, rows: Bytes, n: int) -> list[tuple[Bytes, Bytes]]:
+        """Where layers are not alike, the canonical rows of each."""
+        return [] if self._alike else canonical_views(self._shape, rows, n)
+
+    def _lines(self, first: int, width: int) -> Bytes:
+        """The rows of all layers from offset `first` on, a line per layer, headers left out."""
+        n_layer, line = len(self._shape.layers), _LAYER_HEADER + self.cells * width
+        start = first - _LAYER_HEADER
+        return self._state[start : start + n_layer * line].reshape(n_layer, line)[:, _LAYER_HEADER:]
+
+    @property
+    def _alike(self) -> bool:
+        return not self._shape.v_trans and len(set(self._shape.layers)) == 1
 
     def segments(self, start: int, stop: int) -> list[Bytes] | None:
         """Where the canonical rows of cells `start` to `stop` lie, in order, as flat views.
@@ -328,6 +365,20 @@ def state_bytes(shape: Shape, n: int) -> int:
             size += 4 + 4 * section.n_stream + n * _META.itemsize + 8
             size += 24 * len(section.layers) + n * section.token_bytes
     return size
+
+
+def memory_bytes(shape: Shape, *, n_seq: int, cells: int, window: int) -> int:
+    """Bytes that llama.cpp holds for the states of all sequences.
+
+    Args:
+        n_seq: sequences; each has its recurrent state.
+        cells: of the layers that see the whole context, of all sequences together.
+        window: of the layers that see a window.
+    """
+    full = shape.full.token_bytes if shape.full else 0
+    slid = shape.window.token_bytes if shape.window else 0
+    recurrent = shape.recurrent.size if shape.recurrent else 0
+    return cells * full + window * slid + n_seq * recurrent
 
 
 def canonical_views(shape: Attention, rows: Bytes, n: int) -> list[tuple[Bytes, Bytes]]:

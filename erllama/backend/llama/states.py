@@ -1,10 +1,13 @@
 """Taking the state of a sequence out of a context and putting one in. On the lane only.
 
+`States` cuts and joins; `WholeStates` is for a llama.cpp that lays states out in a way that is
+not known here: what it gave is given back to it as it came.
+
 Contract
     State     the shape of this context's states, learned once; a save buffer whose pages stay
               warm (fresh memory costs up to 50 times the copy).
-    Invariant nothing is handed to llama.cpp whose every byte outside rows and tensors was not
-              written here. A state that llama.cpp does not take completely is removed again.
+    Invariant `States` hands nothing to llama.cpp whose every byte outside rows and tensors was
+              not written here. A state that llama.cpp does not take completely is removed again.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from erllama.backend.base import Buffer, Family, SavedState
+from erllama.backend.base import Buffer, Family, Frame, SavedState
 from erllama.backend.llama.library import capture_log, llama
 from erllama.backend.llama.state_blob import (
     BadState,
@@ -63,6 +66,11 @@ class StateFrame:
         self._buffers = buffers
 
     @property
+    def n(self) -> int:
+        """Tokens of the state."""
+        return self.state.n
+
+    @property
     def nbytes(self) -> int:
         return self.state.size
 
@@ -84,6 +92,127 @@ class StateFrame:
         self._buffers.give_back(self.state.buffer)
 
 
+class WholeFrame:
+    """See `erllama.backend.base.Frame`: a state that cannot be cut, of `n` tokens."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.bytes: Bytes = np.empty(0, np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.bytes)
+
+    def put_rows(self, start: int, rows: Buffer, n_rows: int, n: int) -> None:
+        raise BadState("this model's state has no rows")
+
+    def segments(self, start: int, stop: int) -> list[memoryview] | None:
+        return None
+
+    def put_snapshot(self, snapshot: Buffer) -> None:
+        self.bytes = np.frombuffer(snapshot, np.uint8)
+
+
+class _Access:
+    """Gets and sets states, whatever is in them."""
+
+    def __init__(self, context: Any) -> None:
+        self._llama = llama()
+        self._context = context
+        self._buffer: Bytes = np.empty(0, np.uint8)
+
+    def move_to(self, context: Any) -> None:
+        """Go on with another context."""
+        self._context = context
+
+    def get(self, seq: int) -> Bytes:
+        """The state of a sequence, in a buffer that the next call uses again.
+
+        Raises:
+            BadState: llama.cpp gave less than it said.
+        """
+        size = self._llama.llama_state_seq_get_size(self._context, seq)
+        if size > len(self._buffer):
+            self._buffer = np.empty(size + size // 4, np.uint8)
+        data = self._buffer.ctypes.data_as(_U8P)
+        taken = self._llama.llama_state_seq_get_data(self._context, data, size, seq)
+        if taken != size or not size:
+            raise BadState(f"{taken} of {size} bytes")
+        return self._buffer[:size]
+
+    def set(self, seq: int, state: Bytes, n: int) -> None:
+        """Make `state`, of `n` tokens, that of a sequence.
+
+        Raises:
+            DecodeFailed: llama.cpp did not take it; the sequence is empty then.
+        """
+        data = state.ctypes.data_as(_U8P)
+        with capture_log() as said:
+            taken = self._llama.llama_state_seq_set_data(self._context, data, len(state), seq)
+        memory = self._llama.llama_get_memory(self._context)
+        last = self._llama.llama_memory_seq_pos_max(memory, seq)
+        if taken != len(state) or last != n - 1:
+            self._llama.llama_memory_seq_rm(memory, seq, -1, -1)
+            raise DecodeFailed(
+                f"a state of {n} tokens was not taken back ({taken} of {len(state)} bytes, "
+                f"last position {last}): {said.problems()}"
+            )
+
+    def warm_up(self, size: int) -> None:
+        """Touch the pages of a buffer of `size` bytes."""
+        self._buffer = np.full(size, 1, np.uint8)
+
+
+class WholeStates:
+    """The states of one context's sequences, as llama.cpp writes them, never looked into.
+
+    They serve contexts of the same number of streams only, and are put back at the length that
+    they were taken at.
+
+    Args:
+        seq: a sequence that holds one token.
+
+    Raises:
+        BadState: llama.cpp gives no state at all.
+    """
+
+    def __init__(self, context: Any, *, seq: int) -> None:
+        self._access = _Access(context)
+        self.size_at_most = len(self._access.get(seq)) * int(llama().llama_n_ctx_seq(context))
+
+    def move_to(self, context: Any) -> None:
+        """Go on with a context that was made like the first one."""
+        self._access.move_to(context)
+
+    def save(
+        self, seq: int, _n: int, _ranges: Sequence[tuple[int, int]], *, snapshot: bool
+    ) -> SavedState:
+        """A copy of the state of a sequence.
+
+        Raises:
+            DecodeFailed: llama.cpp gave less than it said.
+        """
+        try:
+            state = self._access.get(seq).copy() if snapshot else None
+        except BadState as bad:
+            raise DecodeFailed(f"the state of sequence {seq} cannot be read: {bad}") from None
+        return SavedState(rows=(), snapshot=state)
+
+    def frame(self, _seq: int, n: int) -> WholeFrame:
+        """An empty state of `n` tokens; from any thread."""
+        return WholeFrame(n)
+
+    def restore(self, seq: int, frame: Frame) -> None:
+        """Make a frame's state that of a sequence.
+
+        Raises:
+            DecodeFailed: llama.cpp did not take it; the sequence is empty then.
+        """
+        if not isinstance(frame, WholeFrame):
+            raise DecodeFailed(f"a frame of another engine, for sequence {seq}")
+        self._access.set(seq, frame.bytes, frame.n)
+
+
 class States:
     """The states of one context's sequences.
 
@@ -97,22 +226,20 @@ class States:
     """
 
     def __init__(self, context: Any, family: Family, *, seq: int, n: int) -> None:
-        self._llama = llama()
-        self._context = context
-        self._buffer: Bytes = np.empty(0, np.uint8)
+        self._access = _Access(context)
         self._buffers = Buffers()
-        self.shape: Shape = learn_shape(self._get(seq), n, family)
+        self.shape: Shape = learn_shape(self._access.get(seq), n, family)
         self._view(seq, n)
-        longest = state_bytes(self.shape, self._llama.llama_n_ctx_seq(context))
+        longest = state_bytes(self.shape, llama().llama_n_ctx_seq(context))
         self._warm_up(min(longest, _WARM_BYTES))
 
     def move_to(self, context: Any) -> None:
         """Go on with a context that was made like the first one."""
-        self._context = context
+        self._access.move_to(context)
 
     def _warm_up(self, size: int) -> None:
         """Touch the pages of both buffers now: the first request after a start is a restore."""
-        self._buffer = np.full(size, 1, np.uint8)
+        self._access.warm_up(size)
         self._buffers.give_back(np.full(size, 1, np.uint8))
 
     def save(
@@ -137,26 +264,18 @@ class States:
         state.write_headers()
         return StateFrame(state, self._buffers)
 
-    def restore(self, seq: int, state: State) -> None:
-        """Make `state` the state of a sequence.
+    def restore(self, seq: int, frame: Frame) -> None:
+        """Make a frame's state that of a sequence.
 
         Raises:
             DecodeFailed: llama.cpp did not take it; the sequence is empty then.
         """
-        data = state.bytes.ctypes.data_as(_U8P)
-        with capture_log() as said:
-            taken = self._llama.llama_state_seq_set_data(self._context, data, state.size, seq)
-        memory = self._llama.llama_get_memory(self._context)
-        last = self._llama.llama_memory_seq_pos_max(memory, seq)
-        if taken != state.size or last != state.n - 1:
-            self._llama.llama_memory_seq_rm(memory, seq, -1, -1)
-            raise DecodeFailed(
-                f"a state of {state.n} tokens was not taken back ({taken} of {state.size} bytes, "
-                f"last position {last}): {said.problems()}"
-            )
+        if not isinstance(frame, StateFrame):
+            raise DecodeFailed(f"a frame of another engine, for sequence {seq}")
+        self._access.set(seq, frame.state.bytes, frame.n)
 
     def _view(self, seq: int, n: int) -> State:
-        data = self._get(seq)
+        data = self._access.get(seq)
         stream = self._stream(seq)
         first = window_first(self.shape, data, n, stream=stream)
         state = State(self.shape, n, data, seq=seq, stream=stream, first=first)
@@ -164,16 +283,6 @@ class States:
             raise BadState(f"{len(data)} bytes instead of {state.size}")
         state.check_headers()
         return state
-
-    def _get(self, seq: int) -> Bytes:
-        size = self._llama.llama_state_seq_get_size(self._context, seq)
-        if size > len(self._buffer):
-            self._buffer = np.empty(size + size // 4, np.uint8)
-        data = self._buffer.ctypes.data_as(_U8P)
-        taken = self._llama.llama_state_seq_get_data(self._context, data, size, seq)
-        if taken != size or not size:
-            raise BadState(f"{taken} of {size} bytes")
-        return self._buffer[:size]
 
     def _stream(self, seq: int) -> int:
         """The KV stream of a sequence: its own, or the only one of a unified cache."""

@@ -11,6 +11,7 @@ from erllama.backend.llama.library import llama
 from erllama.errors import RequestError
 
 _NO_TOKEN = -1  # LLAMA_TOKEN_NULL
+_REMEMBERED = 32_768
 _ROOM = 256  # bytes; tokens of more are read one by one
 _NO_TOKENIZER = 0  # LLAMA_VOCAB_TYPE_NONE
 
@@ -21,6 +22,7 @@ class Vocabulary:
     def __init__(self, model: Any) -> None:
         self._llama = llama()
         self._vocab = self._llama.llama_model_get_vocab(model)
+        self._sampled: dict[int, tuple[bytes, bool]] = {}
         self.size: int = self._llama.llama_vocab_n_tokens(self._vocab)
         first = self.tokenize("a", add_special=False, parse_special=False)[:1]
         self._space_prefix = bool(first) and self.piece(first[0]).startswith(b" ")
@@ -98,6 +100,15 @@ class Vocabulary:
     def ends(self, token: int) -> bool:
         """Whether `token` ends a generation."""
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+
+    def sampled(self, token: int) -> tuple[bytes, bool]:
+        """Piece and end of a token that was drawn; remembered, as the same ones come again."""
+        known = self._sampled.get(token)
+        if known is None:
+            known = self.piece(token), self.ends(token)
+            if len(self._sampled) < _REMEMBERED:
+                self._sampled[token] = known
+        return known
 
     @property
     def fault(self) -> str | None:

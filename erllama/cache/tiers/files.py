@@ -12,14 +12,19 @@ from erllama.cache.messages import Drop, Opened, SetAside, TierPlace
 from erllama.cache.peers import Peers
 from erllama.cache.publish import Observer
 from erllama.cache.row import RowId
+from erllama.cache.threads import Threads
+from erllama.clock import Timer
 
-_AT_A_TIME = 1_000  # rows, between two turns of the event loop
+HITS_S = 30.0
+"""How long hit counts may differ from those on the disk."""
+
+_AT_A_TIME = 200  # rows, between two turns of the event loop
 
 
 class FilesTier(Actor):
-    """Opens the folder, tells what lies in it, deletes and moves files aside.
+    """Opens the folder, tells what lies in it, deletes and moves files aside, keeps hit counts.
 
-    Reading is done by whoever needs a row, writing by the writers; both on worker threads.
+    Reading is done by whoever needs a row, writing by the writers; all on the folder's threads.
     """
 
     def __init__(
@@ -35,11 +40,17 @@ class FilesTier(Actor):
         self._peers = peers
         self._at = at
         self._files: RowFiles | None = None
+        self._uses_kept = 0
+        self._timer: Timer | None = None
 
     async def init(self) -> None:
-        files = self._files = await asyncio.to_thread(self._open)
+        opening = Threads("erllama-cache-open", 1)
         try:
-            scan = await asyncio.to_thread(files.scan)
+            files = self._files = await opening.run(self._open)
+        finally:
+            opening.close()
+        try:
+            scan = await files.reading.run(files.scan)
         except BaseException:
             files.close()  # or whoever comes next finds it locked
             raise
@@ -52,34 +63,51 @@ class FilesTier(Actor):
                 writable=not files.read_only,
             )
         )
+        self._arm()
 
     async def handle_urgent(self, payload: Any) -> None:
         files = self._files
         match payload:
             case Drop(rows) if files is not None:
                 gone = [row for row in rows if not self._is_there_again(row)]
-                await asyncio.to_thread(files.delete, gone)
+                await files.writing.run(lambda: files.delete(gone))
             case SetAside(row) if files is not None:
                 if not self._is_there_again(row):
-                    await asyncio.to_thread(files.quarantine, row)
+                    await files.writing.run(lambda: files.quarantine(row))
+            case "hits" if files is not None:
+                await self._keep_hits(files)
+                self._arm()
             case _:
                 await super().handle_urgent(payload)
 
     async def terminate(self, reason: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         files = self._files
         if files is None:
             return
         try:
-            if not files.read_only:
-                hits = {}
-                for i, row in enumerate(list(self._board.index)):
-                    if i % _AT_A_TIME == 0:
-                        await asyncio.sleep(0)
-                    if row.hits:
-                        hits[row.id.name] = row.hits
-                await asyncio.to_thread(files.remember_hits, hits)
+            await self._keep_hits(files)
         finally:
             files.close()
+
+    async def _keep_hits(self, files: RowFiles) -> None:
+        """Write down how often rows were used, if that has changed."""
+        index = self._board.index
+        uses = index.uses
+        if files.read_only or uses == self._uses_kept:
+            return
+        hits = {}
+        for i, row in enumerate(list(index)):
+            if i % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if row.hits:
+                hits[row.id.name] = row.hits
+        await files.writing.run(lambda: files.remember_hits(hits))
+        self._uses_kept = uses
+
+    def _arm(self) -> None:
+        self._timer = self.clock.call_later(HITS_S, lambda: self.ref.urgent("hits"))
 
     def _is_there_again(self, row: RowId) -> bool:
         """Whether a row was written anew since it was to go."""

@@ -1,0 +1,49 @@
+"""Views of the logits that a decode call left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from erllama.backend.llama.library import llama
+
+Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
+
+_MOST_VIEWS = 1_024
+
+
+class LogitRows:
+    """The logits of the rows of the latest batch.
+
+    llama.cpp keeps its buffer from call to call, so a view that was made for an address serves
+    whenever a row lies there again. It is looked at only after llama.cpp named the address.
+    """
+
+    def __init__(self, n_vocab: int) -> None:
+        self._get = llama().llama_get_logits_ith
+        self._n_vocab = n_vocab
+        self._views: dict[int, Logits] = {}
+
+    def row(self, context: Any, row: int) -> Logits | None:
+        """The logits of a batch row, valid until the next step; None if it has none."""
+        pointer = self._get(context, row)
+        if not pointer:
+            return None
+        address = ctypes.addressof(pointer.contents)
+        view = self._views.get(address)
+        return self._make(address) if view is None else view
+
+    def _make(self, address: int) -> Logits:
+        if len(self._views) >= _MOST_VIEWS:
+            self._views.clear()
+        cells = memoryview((ctypes.c_float * self._n_vocab).from_address(address))
+        view = self._views[address] = np.frombuffer(cells, np.float32)
+        return view
+
+
+def are_finite(logits: Logits | None) -> bool:
+    """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
+    return logits is not None and math.isfinite(logits.max())
