@@ -149,6 +149,11 @@ class SamplerPlan(msgspec.Struct, frozen=True):
         return any(isinstance(stage, Grammar | Penalties | Dry) for stage in self.stages)
 
     @property
+    def needs_preparing(self) -> bool:
+        """Whether `Engine.prepare` has something to check or to do."""
+        return any(isinstance(stage, LogitBias | Grammar | Dry) for stage in self.stages)
+
+    @property
     def grammar(self) -> str | None:
         """The text of its grammar."""
         return next((stage.text for stage in self.stages if isinstance(stage, Grammar)), None)
