@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from erllama.backend.base import Backend, Progress, Sampled, StepPlan
+from erllama.backend.base import Backend, Progress, Sampled, StepPlan, StepStatus
 from erllama.backend.stub import BEGIN, StubBackend, StubEngine, StubLoading
 from erllama.cli import info, main, run
 from erllama.config import ContextConfig, ModelConfig
@@ -62,14 +62,14 @@ class Engine(StubEngine):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         return array.array("i", [BEGIN] * add_special + list(text.encode()))
 
-    def _compute(self, plan: StepPlan) -> bool:
+    def _compute(self, plan: StepPlan) -> StepStatus:
         limit = MANY_TOKENS if self.mode == "flood" else TOKENS
         paused = plan.prefill is None and self._drawn[plan.rows[0].seq] >= limit
         if self.mode == "short" or (not paused and self.mode != "prefill"):
             return super()._compute(plan)
         if self.mode in _SAYS:
             os.write(2, _SAYS[self.mode])
-        return self._abort.wait(_FOREVER_S)
+        return "aborted" if self._abort.wait(_FOREVER_S) else "done"
 
     def _sample(self, seq: int, seed: int) -> Sampled:
         sampled = super()._sample(seq, seed)
