@@ -245,9 +245,10 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a step.
 
     Attributes:
-        status: `done`; `aborted` (by `abort`); `no_slot` (the cells do not suffice, nothing
-            changed); `failed` (`detail` says why).
-        positions: for each sequence of the plan, how many tokens its cells now hold.
+        status: `done`; `aborted` (by `abort`); `no_slot` (the cells do not suffice,
+            nothing was computed; `end` and `begin` hold); `failed` (`detail` says why).
+        positions: for each sequence of the plan, how many tokens its cells now hold. After an
+            abort some decode rows of a step may be in the cells, without logits, others not.
         failures: sequences from whose logits no token came, and why: not finite, or the sampler
             raised or chose nothing. The others of the step were drawn all the same, and the
             status is `done`.

@@ -52,6 +52,7 @@ _LOCK, _ROWS, _QUARANTINE, _HITS = "lock", "rows", "quarantine", "hits.msgpack"
 # not through links, and without waiting for the other end of what is a pipe
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 READERS, WRITERS = 4, 3
+_SCRATCH = 1 << 20
 _Hits = dict[str, Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]]
 
 
@@ -104,6 +105,7 @@ class RowFiles:
         self.writing = Threads("erllama-cache-write", WRITERS)
         self.late: set[RowId] = set()
         self._hung: list[Future[Any]] = []
+        self._ended = False
         try:
             for folder in (root, root / _ROWS, root / _QUARANTINE):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,6 +118,7 @@ class RowFiles:
 
     def close(self) -> None:
         """Give the lock back, and let the threads end."""
+        self._ended = True
         self.reading.close()
         self.writing.close()
         if self._lock is not None:
@@ -195,6 +198,16 @@ class RowFiles:
             raise BadRow(f"{row.name} holds another row")
         check_payload(found, segments)
         return found
+
+    def warm(self, rows: Sequence[RowId]) -> None:
+        """Read rows for nothing but that the system has them in memory then."""
+        scratch = memoryview(bytearray(_SCRATCH))
+        for row in rows:
+            with contextlib.suppress(OSError), self._open(row) as (descriptor, size):
+                for offset in range(0, size, len(scratch)):
+                    if self._ended:
+                        return
+                    os.preadv(descriptor, [scratch], offset)
 
     # A file system that hangs
 

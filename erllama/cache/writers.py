@@ -12,6 +12,7 @@ Contract
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 from erllama.actor import DEFERRED, Actor, ReplyTo, TaskDone
 from erllama.cache.board import Board
 from erllama.cache.files import RowFiles
-from erllama.cache.messages import Drain, NewRow, Reserve, StillWanted, Write, Written
+from erllama.cache.messages import Drain, Free, NewRow, Reserve, StillWanted, Write, Written
 from erllama.cache.peers import Peers
 from erllama.cache.publish import discard
 from erllama.cache.reservation import Reservation
@@ -30,6 +31,9 @@ from erllama.cache.trie import TIERS, Tier
 from erllama.errors import ErllamaError
 
 T = TypeVar("T")
+
+ADOPTION_S = 2.0
+"""How long a start waits for the rows of earlier processes to be known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,18 @@ class Writers(Actor):
         self._writing: dict[Tier, int] = dict.fromkeys(TIERS, 0)
         self._drains: list[ReplyTo] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def init(self) -> None:
+        """The last of the cache's actors to start: it does so when what the tiers hold is known.
+
+        A prompt right after the start then finds its rows. Only a while: with very many of them
+        it is better to begin without.
+        """
+        arbiter = self._peers.arbiter
+        if arbiter is not None:
+            with contextlib.suppress(ErllamaError, TimeoutError):
+                async with asyncio.timeout(ADOPTION_S):
+                    await arbiter.call(Free(0, ()))
 
     async def handle_cast(self, payload: Any) -> None:
         match payload:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -41,6 +42,7 @@ from erllama.config import ContextConfig, ModelConfig
 from erllama.errors import (
     DecodeFailed,
     EngineCrashed,
+    EngineError,
     EngineStuck,
     ErllamaError,
     ModelNotFound,
@@ -93,6 +95,8 @@ from erllama.sampling import SamplerPlan, plan_sampler
 from erllama.types import Done, Phase
 
 T = TypeVar("T")
+
+log = logging.getLogger("erllama.model")
 
 SHORT_TEXT = 1_024
 """Characters that are tokenized on the event loop: less than half a millisecond."""
@@ -385,7 +389,7 @@ class ModelActor(StateMachine):
             case Urgent(SpillDone(job, entry, saved, error)):
                 here.floor.spilled(job, entry, saved, error)
             case TaskDone(Unspilled(job, entry), frame, error):
-                here.spilling.filled(job, entry, frame, error)
+                here.floor.filled(job, entry, frame, error)
             case Urgent(PutBack(job, entry, error)):
                 here.floor.put_back(job, entry, error)
             case Urgent(SaveDone(saving, saved, error)):
@@ -396,8 +400,8 @@ class ModelActor(StateMachine):
                 here.floor.caught_up(job)
             case Urgent(ReaderStalls(job)):
                 here.floor.stalls(job)
-            case Urgent(SessionsIdle()):
-                here.floor.drop_idle_sessions()
+            case Urgent(SessionsIdle(since)):
+                here.floor.drop_idle_sessions(since)
             case Urgent(StepTooLong(number)):
                 here.stepper.too_long(number)
             case Urgent(GiveUp(number)):
@@ -510,8 +514,8 @@ class ModelActor(StateMachine):
         if self.state == "stuck":
             return
         here.floor.admit(self._check)
+        here.floor.spill_what_must()  # before the next step, which would compute it again
         self._next_step(here)
-        here.floor.spill_what_must()
         if self._evictions and not here.work.busy and not here.floor.busy:
             here.floor.drop_all_sessions()
             for reply in self._evictions:
@@ -535,7 +539,7 @@ class ModelActor(StateMachine):
         )
         if stepper.current is not None:
             chained = isinstance(decision, Decode) and stepper.goes_on_with(decision.seqs)
-            if starting or floor.wants_the_lane or not chained:
+            if starting or floor.wants_the_lane or floor.prefilling or not chained:
                 stepper.stop_chain()
             return
         if not starting and decision is None and not floor.must_end_some:
@@ -580,7 +584,7 @@ class ModelActor(StateMachine):
             elif isinstance(error, DecodeFailed):
                 here.floor.step_failed(step, str(error))
             else:
-                raise EngineCrashed(f"the engine failed: {error!r}") from error
+                self._lose(here, step, error)
             return
         self._account(here, step, outcome)
         if outcome.status == "done":
@@ -592,7 +596,19 @@ class ModelActor(StateMachine):
         else:
             here.floor.step_failed(step, outcome.detail)
         if step.stuck:
-            self._rebuild(here, step)
+            self._rebuild(here, step, self._too_long())
+
+    def _lose(self, here: Loaded, step: Step, error: BaseException | None) -> None:
+        """An exception came out of the engine: its step is lost, the other requests go on.
+
+        With no others, or too often, all begins anew.
+        """
+        crash = EngineCrashed(f"the engine failed: {error!r}")
+        alone = not here.floor.has_others(step) or isinstance(error, EngineError)
+        if alone or not self._spec.crashes.allows(self.clock.now()):
+            raise crash from error
+        log.error("model %r: a step was lost: %r", self._spec.id, error, exc_info=error)
+        self._rebuild(here, step, crash)
 
     def _account(self, here: Loaded, step: Step, outcome: StepOutcome) -> None:
         if step.decision is None or outcome.status != "done":
@@ -615,12 +631,14 @@ class ModelActor(StateMachine):
 
     # When the engine does not come back
 
-    def _rebuild(self, here: Loaded, step: Step) -> None:
-        """A step was over its bound and obeyed: its requests fail, the others go on elsewhere."""
-        error = EngineStuck(
+    def _too_long(self) -> EngineStuck:
+        return EngineStuck(
             f"model {self._spec.id!r}: a step took longer than step_timeout_s "
             f"({self._spec.context.step_timeout_s:g} s) and was aborted; raise it, or lower n_batch"
         )
+
+    def _rebuild(self, here: Loaded, step: Step, error: ErllamaError) -> None:
+        """A step was given up: its requests fail, the others go on in a fresh context."""
         here.floor.evacuate(step, error)
         try:
             self._owner.run(

@@ -130,14 +130,15 @@ class CacheWork:
 
     def _will_have(self, job: Job, other: Job, salt: str) -> bool:
         """Whether a prompt that is being computed begins like this one, as far as is new."""
-        generation = other.generation
-        if generation is None or not generation.prefilling or other.request.cache_salt != salt:
+        generation, prompt = other.generation, other.tokens
+        computes = generation is None or generation.prefilling  # None: once its rows are restored
+        if prompt is None or not computes or other.request.cache_salt != salt:
             return False
         policy = self.cache.policy
-        saved = min(len(generation.prompt), policy.cold_max_tokens or len(generation.prompt))
+        saved = min(len(prompt), policy.cold_max_tokens or len(prompt))
         if saved < max(policy.cold_min_tokens, policy.min_tokens):
             return False
-        return self._gain(job, generation.prompt[:saved]) >= _SHARED_RUNNING
+        return self._gain(job, prompt[:saved]) >= _SHARED_RUNNING
 
     def _gain(self, job: Job, coming: array.array[int]) -> int:
         """How many tokens of a prompt rows of `coming` will spare beyond those in the cache."""

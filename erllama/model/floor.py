@@ -30,6 +30,11 @@ from erllama.model.stepper import Step, Stepper
 from erllama.model.waiting import Waiting
 
 
+_TURN = 8
+"""Tokens that a request has computed on its sequence before it gives way to a higher class: else
+those of a low class would be moved off and back and never get anywhere."""
+
+
 class Floor:
     """See the module.
 
@@ -113,6 +118,11 @@ class Floor:
         """What the scheduler sees."""
         return [job.entry for job in self._jobs.values() if job.entry is not None]
 
+    def has_others(self, step: Step) -> bool:
+        """Whether there are requests that a step does not compute, and that can be moved off."""
+        jobs = step.jobs.values()
+        return self._spilling.possible and any(job not in jobs for job in self.all_jobs())
+
     def on(self, seq: int) -> Job:
         """The request on a sequence."""
         return self._jobs[seq]
@@ -191,7 +201,7 @@ class Floor:
             other
             for other in self._jobs.values()
             if other.generation is not None
-            and (other.paused or WEIGHTS[other.request.priority] < weight)
+            and (other.paused or (WEIGHTS[other.request.priority] < weight and _had_turn(other)))
         ]
         if lower:
             lower.sort(key=lambda one: (one.paused, -WEIGHTS[one.request.priority], one.order))
@@ -209,6 +219,7 @@ class Floor:
         self._jobs[seq] = job
         job.stop_timer("queue")
         if job.spilled is not None:
+            job.turn_from = self.generation(job).position
             self._spilling.put_back(job, job.spilled)
             return
         job.admitted = self._clock.now()
@@ -293,6 +304,7 @@ class Floor:
             stops=self._work.stops(job, start),
             verify_from=job.verify_from,
         )
+        job.turn_from = start.tokens
         self._set_ready(job)
 
     def _set_ready(self, job: Job) -> None:
@@ -346,7 +358,7 @@ class Floor:
             return
         if entry is not None:
             entry.left, entry.alone = generation.prompt_left, False
-            entry.ready = True
+            entry.ready = not job.paused
         if job.sink is not None and job.sink.full:
             self._pause(job)
 
@@ -498,6 +510,13 @@ class Floor:
         else:
             self._waiting.put_back(job)
 
+    def filled(
+        self, job: Job, entry: Entry, frame: Frame | None, error: BaseException | None
+    ) -> None:
+        """A spilled state is ready to be put on a sequence, or not."""
+        if self._holds(job) and job.entry is entry:  # else that sequence may be another one's
+            self._spilling.filled(job, entry, frame, error)
+
     def put_back(self, job: Job, entry: Entry, error: BaseException | None) -> None:
         """The lane has put a spilled state on a request's sequence, or not."""
         if not self._holds(job) or job.entry is not entry or job.generation is None:
@@ -564,7 +583,10 @@ class Floor:
             salt=job.request.cache_salt,
             since=self._clock.now(),
         )
-        self._clock.call_later(self._context.session_idle_s, lambda: self._urgent(SessionsIdle()))
+        since = job.left.since
+        self._clock.call_later(
+            self._context.session_idle_s, lambda: self._urgent(SessionsIdle(since))
+        )
 
     def _leave(self, job: Job) -> None:
         """It holds its sequence no more."""
@@ -592,9 +614,9 @@ class Floor:
                 self._parked.remove(job)
                 self._waiting.put_back(job)
 
-    def drop_idle_sessions(self) -> None:
-        """Take back the sequences of sessions that were idle for too long."""
-        for live in self._sessions.idle_since(self._clock.now() - self._context.session_idle_s):
+    def drop_idle_sessions(self, since: float) -> None:
+        """Take back the sequences of sessions that are idle since then, or longer."""
+        for live in self._sessions.idle_since(since):
             self.give_back(live.seq)
 
     def drop_all_sessions(self) -> None:
@@ -649,6 +671,10 @@ class Floor:
 
     def _holds(self, job: Job) -> bool:
         return job.entry is not None and self._jobs.get(job.entry.seq) is job
+
+
+def _had_turn(job: Job) -> bool:
+    return job.generation is not None and job.generation.position - job.turn_from >= _TURN
 
 
 def _by_order(job: Job) -> int:

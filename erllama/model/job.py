@@ -50,6 +50,7 @@ class Job:
         known: how many tokens of its prompt the cache has, and when that was looked up.
         spilled: its state, while it holds no sequence although it has begun.
         put_back_again: there were no cells for that state, though nobody else was there.
+        turn_from: tokens that it had computed when it got its sequence.
         to_spill: its sequence is wanted for somebody else.
         paused: its reader lags too far behind.
         checked: the model can compute it.
@@ -88,6 +89,7 @@ class Job:
         self.queued_too_long = False
         self.spilled: SavedState | None = None
         self.put_back_again = False
+        self.turn_from = 0
         self.to_spill = False
         self.paused = False
         self.checked = False

@@ -116,7 +116,9 @@ class PutBack:
 
 @dataclass(frozen=True, slots=True)
 class SessionsIdle:
-    """Urgent: a session may have been idle for too long."""
+    """Urgent: a session that is idle since then is so for too long."""
+
+    since: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,9 +81,9 @@ class Sessions:
         return self._sessions[session_id].key
 
     def release(self, session_id: str, live: Live | None, key: str | None) -> None:
-        """Its request is over and leaves this; None: nothing."""
+        """Its request is over and leaves this; None: nothing beside what it did not take."""
         session = self._sessions[session_id]
-        session.busy, session.live = False, live
+        session.busy, session.live = False, live or session.live
         session.key = key or session.key
 
     def end(self, session_id: str) -> Live | None:
@@ -149,12 +149,11 @@ def reusable(
         exact: whether only rows are good enough that a cold run would make.
         granule: rows of the finest cut.
     """
-    n = common_prefix(live.tokens, prompt)
-    resumes = n == len(live.tokens) < len(prompt) and prompt[n] == live.sampled
+    n = min(common_prefix(live.tokens, prompt), len(prompt) - 1)
+    resumes = n == len(live.tokens) and prompt[n] == live.sampled
     if exact:
         n, resumes = min(n, live.pure_end), False
         n -= n % granule
-    n = min(n, len(prompt) - 1)
     if n < len(live.tokens) and not truncate:
         return 0, False
     return n, resumes

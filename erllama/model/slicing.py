@@ -3,7 +3,9 @@
 The exact-slicing rule: a prompt is cut only at absolute positions that are multiples of the
 granule (64 rows), and what is left after the last multiple, the tail, is computed by itself. Rows
 computed so are a function of the tokens alone: not of the sizes of the slices, nor of what the
-process did before (docs/exact-slicing.md has the measurements).
+process did before (docs/exact-slicing.md has the measurements). Behind rows that a reply left, a
+slice up to the next multiple is computed by itself too: merged into a longer one it would depend
+on how long that may be.
 """
 
 from __future__ import annotations
@@ -16,19 +18,23 @@ def slice_rows(pos: int, end: int, limit: int, granule: int) -> int:
 
     Args:
         pos: tokens computed so far: a multiple of `granule`, or, behind rows that a reply left,
-            anywhere; then the first slice ends at a multiple.
+            anywhere; then the first slice ends at the next multiple.
         end: length of the prompt, above `pos`.
         limit: most rows wanted in one slice; at least one granule is taken.
         granule: rows of the finest cut.
 
     >>> [slice_rows(pos, 1000, 512, 64) for pos in (0, 512, 960)]
     [512, 448, 40]
+    >>> [slice_rows(pos, 1000, limit, 64) for pos, limit in ((260, 512), (260, 64), (320, 512))]
+    [60, 60, 512]
     """
     last_cut = end - end % granule
     if pos >= last_cut:
         return end - pos
+    if pos % granule:
+        return granule - pos % granule
     stop = (pos + limit) // granule * granule
-    return min(last_cut, max(stop, pos - pos % granule + granule)) - pos
+    return min(last_cut, max(stop, pos + granule)) - pos
 
 
 def rows_within(seconds: float, rows_per_s: float, granule: int) -> int:

@@ -147,7 +147,8 @@ def test_what_ends_the_loop_leaves_the_posts_behind_it_for_its_next_run(
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
     assert got == [1]
-    turn(loop, inbox)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
     assert got == [1, 2]
     inbox.close()
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pathlib
 import random
 import threading
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 import pytest
@@ -347,6 +350,39 @@ def many(n: int) -> tuple[Found, ...]:
         for t in own
     ]
     return tuple(Found(m, HEAD_BYTES + 256, i % 3, float(i % 1000)) for i, m in enumerate(metas))
+
+
+async def most_gone_in_a_turn(made: Rig, work: Coroutine[Any, Any, object]) -> int:
+    """Do `work`; how many rows left the index between two turns of the event loop, at most."""
+    counts = [len(made.board.index)]
+    doing = asyncio.create_task(work)
+    while not doing.done():
+        await asyncio.sleep(0)
+        counts.append(len(made.board.index))
+    await doing
+    return max(before - after for before, after in itertools.pairwise(counts))
+
+
+async def test_evicting_and_collecting_many_rows_give_others_a_turn(tmp_path: pathlib.Path) -> None:
+    found = await asyncio.to_thread(many, 1_000)
+    lost = [replaced(row, parent=bytes([7]) * 32, start=64) for row in found[:500]]
+    async with rig(tmp_path, disk=1 << 40) as made:
+        made.actor("cache:arbiter").urgent(Opened("disk", (*lost, *found[500:]), 0, writable=True))
+        await made.offer()
+        assert len(made.board.index) == 1_000
+        assert await most_gone_in_a_turn(made, made.cache.gc()) <= 50
+        assert len(made.board.index) == 500, "nothing leads to the others"
+        assert await most_gone_in_a_turn(made, made.cache.evict_bytes(1 << 30)) <= 50
+        assert len(made.board.index) == 0
+
+
+def replaced(found: Found, *, parent: bytes, start: int) -> Found:
+    """The same tokens behind others."""
+    meta = found.meta
+    key = block_key(parent, meta.tokens)
+    end = start + meta.n_tokens
+    moved = msgspec.structs.replace(meta, parent=parent, start=start, key=key, pure_end=end)
+    return found._replace(meta=moved)
 
 
 @pytest.mark.long

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
 
 from erllama import ConfigError
+from erllama.cache import writers
 from erllama.cache.files import RowFiles
-from erllama.cache.row import HEAD_BYTES
+from erllama.cache.row import HEAD_BYTES, RowId
+from erllama.cache.tiers import files as tiers_files
 from tests.cache_runtime.rig import (
     answer,
     cold,
+    held,
     kept,
     new_row,
     pins,
     prompt,
+    rig,
     row_files,
     stub_runtime,
     temporaries,
 )
+from tests.model.staging import until
 
 Damage = Callable[[pathlib.Path], None]
 
@@ -368,3 +375,73 @@ def test_a_lock_that_cannot_be_opened_is_a_config_error(tmp_path: pathlib.Path) 
     (tmp_path / "lock").mkdir()
     with pytest.raises(ConfigError, match="cannot be used"):
         RowFiles(tmp_path)
+
+
+async def test_a_runtime_that_has_started_knows_what_its_folder_holds(
+    tmp_path: pathlib.Path,
+) -> None:
+    def fill() -> None:
+        files = RowFiles(tmp_path / "kv")
+        for i in range(400):
+            row = new_row([i] * 100)
+            files.publish(files.write(row.meta, row.parts)[0], row.meta)
+        files.close()
+
+    await asyncio.to_thread(fill)
+    async with stub_runtime(tmp_path) as runtime:
+        assert runtime.cache.counters().rows == 400
+
+
+async def test_a_start_does_not_wait_long_for_very_many_rows(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "ADOPTION_S", 0.0)
+    async with stub_runtime(tmp_path) as runtime:
+        model = await runtime.load_model("stub.gguf")
+        assert await answer(model, PROMPT)
+        await kept(runtime, model)
+        assert row_files(tmp_path / "kv")
+
+
+async def test_what_was_used_most_is_read_once_at_the_start(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [new_row([i] * 100) for i in range(1, 9)]
+    async with rig(tmp_path) as made:
+        await made.keep(*rows)
+        used = [made.board.index.get(row.meta.id) for row in rows[2:4]]
+        for _ in range(3):
+            made.board.index.touch([row for row in used if row is not None], 0.0)
+    read: list[set[RowId]] = []
+    warm = RowFiles.warm
+
+    def watched(self: RowFiles, hottest: Sequence[RowId]) -> None:
+        warm(self, hottest)
+        read.append(set(hottest))
+
+    monkeypatch.setattr(RowFiles, "warm", watched)
+    monkeypatch.setattr(tiers_files, "WARM_BYTES", 2 * held(rows[0]))
+    async with rig(tmp_path) as made:
+        await until(lambda: bool(read))
+        assert read == [{row.meta.id for row in rows[2:4]}]
+
+
+def test_reading_at_the_start_passes_over_what_is_gone_and_ends_with_the_tier(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [new_row([i] * 100) for i in range(1, 5)]
+    files = RowFiles(tmp_path)
+    for row in rows[1:]:
+        files.publish(files.write(row.meta, row.parts)[0], row.meta)
+    read: list[int] = []
+    preadv = os.preadv
+
+    def counted(*arguments: Any) -> int:
+        read.append(preadv(*arguments))
+        if len(read) == 2:
+            files.close()
+        return read[-1]
+
+    monkeypatch.setattr(os, "preadv", counted)
+    files.warm([row.meta.id for row in rows])
+    assert read == [held(rows[0])] * 2

@@ -92,6 +92,14 @@ class Stage:
         self._go_on.clear()
         self._pause = when
 
+    async def go_on_to(self, when: When) -> None:
+        """Let the paused step go on, and return when one like this is paused."""
+        self.held.clear()
+        paused, self._go_on = self._go_on, threading.Event()
+        self._pause = when
+        paused.set()
+        await self.held.wait()
+
     def fail(self, error: Callable[[StepPlan], BaseException | None]) -> None:
         """Steps that raise."""
         self._fail = error
@@ -133,8 +141,9 @@ class Stage:
         if self.shared is not None:
             self.shared.append((self.name, plan))
         if self._pause(plan):
+            go_on = self._go_on
             self._tell(self.held)
-            if not self._go_on.wait(PATIENCE_S):
+            if not go_on.wait(PATIENCE_S):
                 raise TimeoutError("a paused step was never resumed")
         error = self._fail(plan)
         if error is not None:

@@ -104,20 +104,23 @@ async def test_decode_rows_come_in_rising_order_of_sequences() -> None:
 async def test_the_lowest_free_sequence_is_taken() -> None:
     stage = Stage()
     async with stage.model(n_seq_max=4) as model:
-        stage.pause(lambda plan: len(plan.rows) == 3)
-        long = [asked(model, prompt(n), max_tokens=50) for n in (0, 2)]
-        short = model.stream(prompt(1), **GREEDY)
-        await short.__anext__()
+        stage.pause(always)
+        streams = [model.stream(prompt(n), max_tokens=500, **GREEDY) for n in range(3)]
+        for stream in streams:
+            await stream._start()
         await stage.held.wait()
         await settle()
-        ending = asyncio.create_task(short.cancel())
-        stage.resume()
+        await stage.go_on_to(lambda plan: len(plan.rows) == 3)
+        ending = asyncio.create_task(streams[1].cancel())
+        await settle()
+        await stage.go_on_to(lambda plan: rows_of(plan) == (0, 2))
         await ending
-        free = {0, 1, 2, 3} - set(rows_of(stage.plans[-1]))
-        late = asked(model, prompt(3), max_tokens=1)
-        await late
-        assert begins(stage)[-1] == min(free)
-        await asyncio.gather(*long)
+        late = [asked(model, prompt(n), max_tokens=1) for n in (7, 8)]
+        await settle()
+        stage.resume()
+        await asyncio.gather(*late)
+        assert begins(stage) == [0, 1, 2, 1, 3]
+        await asyncio.gather(*(stream.cancel() for stream in streams))
         await assert_as_new(model)
 
 

@@ -8,6 +8,7 @@ kernels that are known (docs/exact-slicing.md); this finds the ones that are not
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from erllama.backend.base import Row
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.library import llama
 from erllama.backend.llama.room import padded_rows
+from erllama.errors import ModelLoadError
 
 
 def rows_keep_apart(context: Any, n_seq: int, n_vocab: int) -> bool:
@@ -23,6 +25,9 @@ def rows_keep_apart(context: Any, n_seq: int, n_vocab: int) -> bool:
     Args:
         context: the native context; it is empty before and afterwards.
         n_seq: sequences of the context, as many as `padded_rows` gives.
+
+    Raises:
+        ModelLoadError: such a call cannot be computed.
     """
     tokens = [(17 * i + 5) % n_vocab for i in range(n_seq)]
     first, *others = [_logits(context, tokens[:n], n_vocab) for n in _sizes(n_seq)]
@@ -37,22 +42,29 @@ def rows_keep_apart(context: Any, n_seq: int, n_vocab: int) -> bool:
 
 
 def _sizes(n_seq: int) -> list[int]:
-    """The least number of rows of a call, the next ones, and the greatest."""
+    """The least number of rows of a call, and the next one; the other calls have all sequences."""
     least = padded_rows(1)
-    return sorted({*range(least, min(n_seq, least + 12) + 1, 4), n_seq})
+    return sorted({least, min(n_seq, padded_rows(least + 1))})
 
 
 def _logits(context: Any, tokens: Sequence[int], n_vocab: int) -> list[bytes]:
-    """The logits of tokens at position 0 of as many sequences, computed in one call."""
+    """Digests of the logits of tokens at position 0 of as many sequences, from one call."""
     lib = llama()
     batch = Batch(len(tokens))
     batch.fill_rows([Row(seq, 0, token) for seq, token in enumerate(tokens)])
     code = lib.llama_decode(context, batch.native)
-    rows = [] if code else [_row(lib, context, i, n_vocab) for i in range(len(tokens))]
+    if code:
+        raise ModelLoadError(
+            f"ContextConfig.deterministic: a call of {len(tokens)} padded rows failed "
+            f"(llama_decode returned {code}); lower n_seq_max, or set it to False"
+        )
+    rows = [_row(lib, context, i, n_vocab) for i in range(len(tokens))]
     lib.llama_memory_clear(lib.llama_get_memory(context), True)
     return rows
 
 
 def _row(lib: Any, context: Any, row: int, n_vocab: int) -> bytes:
+    """A digest: the logits of many sequences and a large vocabulary are a lot of memory."""
     pointer = lib.llama_get_logits_ith(context, row)
-    return ctypes.string_at(pointer, ctypes.sizeof(ctypes.c_float) * n_vocab)
+    logits = ctypes.string_at(pointer, ctypes.sizeof(ctypes.c_float) * n_vocab)
+    return hashlib.blake2b(logits, digest_size=16).digest()

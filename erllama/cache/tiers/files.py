@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from erllama.actor import Actor
+from erllama.actor import Actor, TaskDone
 from erllama.cache.board import Board
-from erllama.cache.files import RowFiles
+from erllama.cache.files import Found, RowFiles
+from erllama.cache.index import HIT_WEIGHT_S
 from erllama.cache.messages import Drop, Opened, SetAside, TierPlace
 from erllama.cache.peers import Peers
 from erllama.cache.publish import Observer
@@ -18,11 +21,17 @@ from erllama.clock import Timer
 HITS_S = 30.0
 """How long hit counts may differ from those on the disk."""
 
+WARM_BYTES = 256 << 20
+"""Of the rows that are read at the start."""
+
 _AT_A_TIME = 200  # rows, between two turns of the event loop
 
 
 class FilesTier(Actor):
     """Opens the folder, tells what lies in it, deletes and moves files aside, keeps hit counts.
+
+    What was used most is read once at the start, in the background: a request that needs it right
+    after a restart does not wait for the disk then, nor for pages that nobody touched for long.
 
     Reading is done by whoever needs a row, writing by the writers; all on the folder's threads.
     """
@@ -64,6 +73,8 @@ class FilesTier(Actor):
             )
         )
         self._arm()
+        hottest = _hottest(scan.found)
+        self.spawn_task(files.reading.run(lambda: files.warm(hottest)), then="warmed")
 
     async def handle_urgent(self, payload: Any) -> None:
         files = self._files
@@ -74,6 +85,8 @@ class FilesTier(Actor):
             case SetAside(row) if files is not None:
                 if not self._is_there_again(row):
                     await files.writing.run(lambda: files.quarantine(row))
+            case TaskDone("warmed"):
+                return
             case "hits" if files is not None:
                 await self._keep_hits(files)
                 self._arm()
@@ -120,3 +133,16 @@ class FilesTier(Actor):
         return RowFiles(
             place.root, read_only=place.read_only, if_locked=place.if_locked, at=self._at
         )
+
+
+def _hottest(found: Sequence[Found]) -> list[RowId]:
+    """The rows that would be evicted last, as many as are read at the start."""
+    rows: list[RowId] = []
+    left = WARM_BYTES
+    order = sorted(found, key=lambda f: f.age_s - HIT_WEIGHT_S * math.log2(1 + f.hits))
+    for row in order:
+        left -= row.size
+        if left < 0:
+            break
+        rows.append(row.meta.id)
+    return rows

@@ -1,0 +1,129 @@
+"""Requests that arrive together and begin alike: what they share is computed once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from erllama import Completion, Model
+from erllama.actor.testing import settle
+from tests.model.staging import Stage, always, asked, assert_as_new, fresh_tokens
+
+GREEDY: dict[str, Any] = {"temperature": 0}
+SHARED = [1 + i % 199 for i in range(1_024)]
+AGENTS = 8
+OPTIONS: dict[str, Any] = {"n_seq_max": AGENTS, "n_ctx": 4_096, "restore_margin": 1_000.0}
+
+
+def prompt(n: int) -> list[int]:
+    return [*SHARED, *([200 + n] * 32)]
+
+
+def computed(stage: Stage) -> int:
+    """Tokens of prompts that were computed, of those of the agents."""
+    return sum(len(plan.prefill.tokens) for plan in stage.plans if plan.prefill)
+
+
+async def together(stage: Stage, model: Model, **options: Any) -> list[asyncio.Task[Completion]]:
+    """All agents ask before the first step is done."""
+    stage.pause(always)
+    tasks = [asked(model, prompt(n), max_tokens=8, **options) for n in range(AGENTS)]
+    await stage.held.wait()
+    await settle()
+    return tasks
+
+
+async def assert_answers(tasks: list[asyncio.Task[Completion]], first: int = 0) -> None:
+    for n in range(first, AGENTS):
+        done = await tasks[n]
+        assert done.tokens == await fresh_tokens(prompt(n), max_tokens=8, **GREEDY)
+
+
+async def test_a_prefix_that_many_share_is_computed_once() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS) as model:
+        tasks = await together(stage, model)
+        stage.resume()
+        await asyncio.wait(tasks)
+        assert computed(stage) == len(SHARED) + AGENTS * 32
+        await assert_answers(tasks)
+        hits = Counter([(await task).cache.hit for task in tasks])
+        assert hits == {"cold": 1, "partial": AGENTS - 1}
+        await assert_as_new(model)
+
+
+async def test_what_a_cancelled_one_had_computed_is_not_computed_again() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS, n_batch=256) as model:
+        stage.pause(lambda plan: plan.prefill is not None and plan.prefill.pos == 512)
+        first = model.stream(prompt(0), **GREEDY)
+        await first._start()
+        tasks = [asked(model, prompt(n), max_tokens=8) for n in range(1, AGENTS)]
+        await stage.held.wait()
+        await settle()
+        ending = asyncio.create_task(first.cancel())
+        await settle()
+        stage.resume()
+        await ending
+        await asyncio.wait(tasks)
+        # the slice that was cut short is all that may have been lost
+        assert computed(stage) <= len(SHARED) + 256 + AGENTS * 32
+        await assert_answers([tasks[0], *tasks], 1)
+        await assert_as_new(model)
+
+
+async def test_those_that_find_part_of_it_in_the_cache_compute_the_rest_once() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS) as model:
+        await model.prefill(SHARED[:512])
+        await model.evict()
+        before = computed(stage)
+        tasks = await together(stage, model)
+        stage.resume()
+        await asyncio.wait(tasks)
+        assert computed(stage) - before == len(SHARED) - 512 + AGENTS * 32
+        await assert_answers(tasks)
+        await assert_as_new(model)
+
+
+async def test_nothing_is_shared_with_those_of_another_salt() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS) as model:
+        stage.pause(always)
+        tasks = [
+            asked(model, prompt(n), max_tokens=8, cache_salt=f"salt {n % 2}") for n in range(AGENTS)
+        ]
+        await stage.held.wait()
+        await settle()
+        assert model.status().active == 2, "the first of each salt computes, the others wait"
+        stage.resume()
+        await asyncio.wait(tasks)
+        assert computed(stage) == 2 * len(SHARED) + AGENTS * 32
+        await assert_answers(tasks)
+        await assert_as_new(model)
+
+
+async def test_one_that_waits_for_another_s_prompt_can_be_cancelled() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS) as model:
+        tasks = await together(stage, model)
+        assert (model.status().active, model.status().pending) == (1, AGENTS - 1)
+        tasks[3].cancel()
+        await settle()
+        assert model.status().pending == AGENTS - 2
+        stage.resume()
+        await asyncio.wait(tasks)
+        assert tasks[3].cancelled()
+        await assert_as_new(model)
+
+
+async def test_nobody_waits_where_the_cache_is_off() -> None:
+    stage = Stage()
+    async with stage.model(n_seq_max=AGENTS, n_ctx=4_096, enabled=False) as model:
+        tasks = await together(stage, model)
+        assert model.status().active == AGENTS
+        stage.resume()
+        await asyncio.wait(tasks)
+        assert computed(stage) == AGENTS * (len(SHARED) + 32)
+        await assert_as_new(model)
