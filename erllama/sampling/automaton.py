@@ -8,13 +8,14 @@ Contract
     Bounds    an ambiguous grammar may need a number of stacks that grows with the text, which
               llama.cpp follows until memory ends. Here it is `TooAmbiguous`.
 
-A mask over the vocabulary follows all tokens at once, byte by byte, with one look into the table
-for each; llama.cpp follows them one by one, decoding each and copying stacks.
+A mask over the vocabulary follows the texts of all tokens at once, byte by byte, with one look into
+the table for each text; llama.cpp follows them one by one, decoding each and copying stacks.
 """
 
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -42,7 +43,11 @@ class TooAmbiguous(Exception):
 
 
 class TokenBytes:
-    """The texts of a vocabulary as one array; tokens without text are never part of one."""
+    """The texts of a vocabulary; tokens without text are never part of one.
+
+    Attributes:
+        levels: the texts as a tree, byte by byte: texts that begin alike are followed once.
+    """
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self.size = len(pieces)
@@ -50,7 +55,39 @@ class TokenBytes:
         self.lengths = np.array([len(piece) for piece in pieces], np.int64)
         self.starts = np.concatenate(([0], np.cumsum(self.lengths)[:-1]))
         self.bytes = np.frombuffer(b"".join(pieces), np.uint8)
-        self.with_text = np.flatnonzero(self.lengths)
+        self.levels = self._tree()
+
+    def _tree(self) -> list[Level]:
+        order = np.array(sorted(range(self.size), key=self.pieces.__getitem__), np.int64)
+        order = order[self.lengths[order] > 0]
+        parents, levels, depth = np.zeros(len(order), np.int64), [], 0
+        while len(order):
+            byte = self.bytes[self.starts[order] + depth]
+            new = np.ones(len(order), np.bool_)
+            new[1:] = (parents[1:] != parents[:-1]) | (byte[1:] != byte[:-1])
+            node = np.cumsum(new) - 1
+            depth += 1
+            ended = self.lengths[order] == depth
+            levels.append(Level(parents[new], byte[new], order[ended], node[ended]))
+            order, parents = order[~ended], node[~ended]
+        return levels
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Level:
+    """The nodes of a tree of texts at one depth.
+
+    Attributes:
+        parents: of each node, its parent's number one level up.
+        bytes: of each node, the byte that leads to it.
+        tokens: those whose text ends here.
+        nodes: of each of them, the node where.
+    """
+
+    parents: Any
+    bytes: Any
+    tokens: Any
+    nodes: Any
 
 
 class Automaton:
@@ -121,17 +158,17 @@ class Automaton:
     # Masks
 
     def _mask(self, state: int, tokens: TokenBytes) -> Bools:
+        """Follow the texts of all tokens at once, a level of their tree at a time."""
         allowed = np.zeros(tokens.size, np.bool_)
-        alive = tokens.with_text
-        states = np.full(len(alive), state, np.int32)
-        depth = 0
-        while len(alive):
-            states = self._steps(states, tokens.bytes[tokens.starts[alive] + depth])
-            depth += 1
-            alive, states = alive[states >= 0], states[states >= 0]
-            ended = tokens.lengths[alive] == depth
-            allowed[alive[ended]] = True
-            alive, states = alive[~ended], states[~ended]
+        states = np.array([state], np.int32)
+        for level in tokens.levels:
+            before = states[level.parents]
+            alive = np.flatnonzero(before >= 0)
+            if not len(alive):
+                break
+            states = np.full(len(before), _DEAD, np.int32)
+            states[alive] = self._steps(before[alive], level.bytes[alive])
+            allowed[level.tokens] = states[level.nodes] >= 0
         return allowed
 
     def _steps(self, states: Any, bytes_: Any) -> Any:
