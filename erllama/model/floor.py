@@ -29,7 +29,6 @@ from erllama.model.spilling import Spilling
 from erllama.model.stepper import Step, Stepper
 from erllama.model.waiting import Waiting
 
-
 _TURN = 8
 """Tokens that a request has computed on its sequence before it gives way to a higher class: else
 those of a low class would be moved off and back and never get anywhere."""

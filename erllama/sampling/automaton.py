@@ -17,12 +17,14 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from erllama.sampling.gbnf import Ranges, Ref, Rules
+
+T = TypeVar("T")
 
 MAX_CONFIGURATIONS = 2_000
 MAX_EXPANSIONS = 20_000
@@ -30,10 +32,16 @@ MAX_STATES = 4_096
 _MASKS = 32
 _DEAD, _UNKNOWN = -1, -2
 _END = -1
+_COMPLETE, _OPEN = 1, 2  # nothing is left to match; what is left is not known
+_EMPTY_STACK, _UNKNOWN_STACK = 0, 1
+_FRAMES = 4  # of a stack, that masks look at before they look at all of it
 _SHORTEST = (0, 0x80, 0x800, 0x10000)  # the first character that needs so many bytes more
 
 Configuration: TypeAlias = "tuple[int, int, int, int]"
 """Terminal's position, stack behind it, bytes that its character lacks, bits of it so far."""
+
+Content: TypeAlias = "tuple[frozenset[Configuration], int]"
+"""Of a state: its configurations, and how a text may end there (`_COMPLETE`, `_OPEN`)."""
 
 Bools: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
@@ -100,12 +108,15 @@ class Automaton:
         self._starts: list[list[int]] = []
         self._flatten(rules)
         self._stacks: dict[tuple[int, int], int] = {}
-        self._stack_parts: list[tuple[int, int]] = [(_END, 0)]  # number 0 is the empty stack
-        self._expanded: dict[tuple[int, int], tuple[frozenset[Configuration], bool]] = {}
-        self._numbers: dict[tuple[frozenset[Configuration], bool], int] = {}
-        self._sets: list[tuple[frozenset[Configuration], bool]] = []
+        self._stack_parts: list[tuple[int, int]] = [(_END, 0), (_END, 0)]
+        self._shallow_stacks: dict[int, int] = {}
+        self._expanded: dict[tuple[int, int], Content] = {}
+        self._numbers: dict[Content, int] = {}
+        self._sets: list[Content] = []
         self._table = np.full((64, 256), _UNKNOWN, np.int32)
+        self._flags = np.zeros(64, np.uint8)
         self._masks: OrderedDict[int, Bools] = OrderedDict()
+        self._walks: OrderedDict[int, tuple[Bools, list[int]]] = OrderedDict()
         self._number(self._begin())
 
     def __len__(self) -> int:
@@ -119,7 +130,7 @@ class Automaton:
 
     def complete(self, state: int) -> bool:
         """Whether the text may end here."""
-        return self._sets[state][1]
+        return bool(self._sets[state][1] & _COMPLETE)
 
     def step(self, state: int, byte: int) -> int:
         """The state behind `byte`; negative if it cannot come."""
@@ -136,40 +147,72 @@ class Automaton:
 
     def mask(self, state: int, tokens: TokenBytes) -> Bools:
         """For each token whether it may come next."""
-        known = self._masks.get(state)
-        if known is None:
-            known = self._masks[state] = self._mask(state, tokens)
-            if len(self._masks) > _MASKS:
-                self._masks.popitem(last=False)
-        else:
-            self._masks.move_to_end(state)
-        return known
+        return _remembered(self._masks, state, lambda: self._mask(state, tokens))
 
     def moved(self, state: int) -> Automaton:
         """The same grammar with nothing remembered, whose number 1 is this `state`."""
         new = Automaton(self.rules)
-        configurations, complete = self._sets[state]
+        configurations, ends = self._sets[state]
         moved = {
             (at, new._adopt(self, stack), lacks, bits) for at, stack, lacks, bits in configurations
         }
-        new._append((frozenset(moved), complete))
+        new._append((frozenset(moved), ends))
         return new
 
     # Masks
 
     def _mask(self, state: int, tokens: TokenBytes) -> Bools:
-        """Follow the texts of all tokens at once, a level of their tree at a time."""
-        allowed = np.zeros(tokens.size, np.bool_)
-        states = np.array([state], np.int32)
+        """By the top of the stacks, which states of many depths share, as far as that tells."""
+        shallow = self._shallow(state)
+        allowed, unsure = _remembered(self._walks, shallow, lambda: self._walk(shallow, tokens))
+        if unsure:
+            allowed = allowed.copy()
+            for token in unsure:
+                allowed[token] = self.follow(state, tokens.pieces[token]) >= 0
+        return allowed
+
+    def _walk(self, state: int, tokens: TokenBytes) -> tuple[Bools, list[int]]:
+        """Follow the texts of all tokens at once, a level of their tree at a time.
+
+        Returns:
+            Which tokens can come, and those of the others that came to the end of what is known.
+        """
+        allowed, unsure = np.zeros(tokens.size, np.bool_), np.zeros(tokens.size, np.bool_)
+        states, opened = np.array([state], np.int32), np.zeros(1, np.bool_)
         for level in tokens.levels:
             before = states[level.parents]
             alive = np.flatnonzero(before >= 0)
-            if not len(alive):
+            opened = opened[level.parents]
+            opened[alive] |= (self._flags[before[alive]] & _OPEN) > 0
+            if not len(alive) and not opened.any():
                 break
             states = np.full(len(before), _DEAD, np.int32)
             states[alive] = self._steps(before[alive], level.bytes[alive])
             allowed[level.tokens] = states[level.nodes] >= 0
-        return allowed
+            unsure[level.tokens] = opened[level.nodes]
+        return allowed, [int(token) for token in np.flatnonzero(unsure & ~allowed)]
+
+    def _shallow(self, state: int) -> int:
+        """The state with all but the top of its stacks unknown."""
+        cut = {
+            (at, self._shallow_stack(stack), lacks, bits)
+            for at, stack, lacks, bits in self._sets[state][0]
+        }
+        return self._number((frozenset(cut), 0))
+
+    def _shallow_stack(self, stack: int) -> int:
+        known = self._shallow_stacks.get(stack)
+        if known is None:
+            known = self._shallow_stacks[stack] = self._cut(stack)
+        return known
+
+    def _cut(self, stack: int) -> int:
+        parts: list[int] = []
+        rest = stack
+        while rest > _UNKNOWN_STACK and len(parts) < _FRAMES:
+            at, rest = self._stack_parts[rest]
+            parts.append(at)
+        return self._stacked(parts, _EMPTY_STACK if rest == _EMPTY_STACK else _UNKNOWN_STACK)
 
     def _steps(self, states: Any, bytes_: Any) -> Any:
         after = self._table[states, bytes_]
@@ -184,63 +227,63 @@ class Automaton:
 
     def _find(self, state: int, byte: int) -> int:
         found: set[Configuration] = set()
-        complete = False
+        ends = 0
         for configuration in self._sets[state][0]:
             more, done = self._after(configuration, byte)
             found |= more
-            complete = complete or done
+            ends |= done
             if len(found) > MAX_CONFIGURATIONS:
                 raise TooAmbiguous
-        number = self._number((frozenset(found), complete)) if found or complete else _DEAD
+        number = self._number((frozenset(found), ends)) if found or ends else _DEAD
         self._table[state, byte] = number
         return number
 
-    def _number(self, content: tuple[frozenset[Configuration], bool]) -> int:
+    def _number(self, content: Content) -> int:
         known = self._numbers.get(content)
         return self._append(content) if known is None else known
 
-    def _append(self, content: tuple[frozenset[Configuration], bool]) -> int:
+    def _append(self, content: Content) -> int:
         number = len(self._sets)
         if number == len(self._table):
             self._table = np.concatenate((self._table, np.full_like(self._table, _UNKNOWN)))
+            self._flags = np.concatenate((self._flags, np.zeros_like(self._flags)))
         self._numbers[content] = number
         self._sets.append(content)
+        self._flags[number] = content[1]
         return number
 
-    def _after(
-        self, configuration: Configuration, byte: int
-    ) -> tuple[frozenset[Configuration], bool]:
+    def _after(self, configuration: Configuration, byte: int) -> Content:
         at, stack, lacks, bits = configuration
         lacks, bits = _decoded(byte, lacks, bits)
         ranges = self._terminals[at]
         if lacks < 0 or ranges is None:
-            return frozenset(), False
+            return frozenset(), 0
         low = bits << (6 * lacks)
         high = low | ((1 << (6 * lacks)) - 1)
         if not _meets(ranges, low or _SHORTEST[lacks], high):
-            return frozenset(), False
+            return frozenset(), 0
         if lacks:
-            return frozenset({(at, stack, lacks, bits)}), False
+            return frozenset({(at, stack, lacks, bits)}), 0
         return self._expand(at + 1, stack)
 
     # Stacks
 
-    def _begin(self) -> tuple[frozenset[Configuration], bool]:
+    def _begin(self) -> Content:
         found: set[Configuration] = set()
-        complete = False
+        ends = 0
         for start in self._starts[self.rules.root]:
-            more, done = self._expand(start, 0)
+            more, done = self._expand(start, _EMPTY_STACK)
             found |= more
-            complete = complete or done
-        return frozenset(found), complete
+            ends |= done
+        return frozenset(found), ends
 
-    def _expand(self, at: int, stack: int) -> tuple[frozenset[Configuration], bool]:
-        """What can be matched first from position `at` on, and whether nothing needs to be."""
+    def _expand(self, at: int, stack: int) -> Content:
+        """What can be matched first from position `at` on, and how a text may end there."""
         known = self._expanded.get((at, stack))
         if known is not None:
             return known
         found: set[Configuration] = set()
-        complete = False
+        ends = 0
         seen = {(at, stack)}
         todo = [(at, stack)]
         while todo:
@@ -248,22 +291,23 @@ class Automaton:
             if self._terminals[here] is not None:
                 found.add((here, behind, 0, 0))
                 continue
-            following = self._following(here, behind)
-            complete = complete or following is None
-            for one in following or ():
+            if self._ends(here) and behind <= _UNKNOWN_STACK:
+                ends |= _COMPLETE if behind == _EMPTY_STACK else _OPEN
+                continue
+            for one in self._following(here, behind):
                 if one not in seen:
                     seen.add(one)
                     todo.append(one)
             if len(seen) > MAX_EXPANSIONS:
                 raise TooAmbiguous
-        self._expanded[at, stack] = frozenset(found), complete
+        self._expanded[at, stack] = frozenset(found), ends
         return self._expanded[at, stack]
 
-    def _following(self, at: int, stack: int) -> list[tuple[int, int]] | None:
-        """The places that position `at`, which matches nothing itself, leads to; None: the end."""
+    def _following(self, at: int, stack: int) -> list[tuple[int, int]]:
+        """The places that position `at`, which matches nothing itself, leads to."""
         rule = self._refs[at]
         if rule == _END:
-            return [self._stack_parts[stack]] if stack else None
+            return [self._stack_parts[stack]]
         if not self._ends(at + 1):  # otherwise nothing is to be matched behind it
             stack = self._push(at + 1, stack)
         return [(start, stack) for start in self._starts[rule]]
@@ -283,10 +327,13 @@ class Automaton:
         while stack:
             at, stack = other._stack_parts[stack]
             parts.append(at)
-        adopted = 0
+        return self._stacked(parts, _EMPTY_STACK)
+
+    def _stacked(self, parts: Sequence[int], stack: int) -> int:
+        """`parts`, the top one first, on a stack."""
         for at in reversed(parts):
-            adopted = self._push(at, adopted)
-        return adopted
+            stack = self._push(at, stack)
+        return stack
 
     def _flatten(self, rules: Rules) -> None:
         """Number all elements, with an end behind each alternative."""
@@ -342,6 +389,15 @@ class Follower:
         """Begin a new automaton when this one remembers too much."""
         if self._automaton.full:
             self._automaton, self._state = self._automaton.moved(self._state), 1
+
+
+def _remembered(known: OrderedDict[int, T], key: int, make: Callable[[], T]) -> T:
+    """What is known, or is made now; what was not asked for longest is forgotten."""
+    found = known.pop(key, None)
+    known[key] = found if found is not None else make()
+    if len(known) > _MASKS:
+        known.popitem(last=False)
+    return known[key]
 
 
 def _decoded(byte: int, lacks: int, bits: int) -> tuple[int, int]:

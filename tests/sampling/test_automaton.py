@@ -180,6 +180,26 @@ def test_what_is_remembered_is_bounded_and_forgetting_changes_nothing(
     assert len(remembering._automaton) > 40
 
 
+def test_masks_of_any_depth_are_made_from_those_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[int] = []
+    walk = Automaton._walk
+
+    def counted(self: Automaton, state: int, tokens: TokenBytes) -> object:
+        walks.append(state)
+        return walk(self, state, tokens)
+
+    monkeypatch.setattr(Automaton, "_walk", counted)
+    brackets = [b"(", b"[", b")", b"]", b"))", b"])]", b")])])])]", b"]]]]]]", b"(]", b"x"]
+    tokens = TokenBytes(brackets)
+    automaton = made('root ::= "(" root? ")" | "[" root* "]"')
+    state = 0
+    for step in range(60):
+        state = automaton.step(state, b"(["[step % 2])
+        mask = automaton.mask(state, tokens)
+        assert mask.tolist() == [automaton.follow(state, one) >= 0 for one in brackets]
+    assert len(walks) < 15
+
+
 def test_masks_that_are_remembered_are_few() -> None:
     automaton = made("root ::= [a-c]{100}")
     state = 0
