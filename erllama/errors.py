@@ -4,7 +4,7 @@ ErllamaError
 ├── ConfigError(ValueError)           a bad option: named, with the accepted values
 ├── ModelLoadError                    file missing, not GGUF, truncated, unsupported: says which
 ├── ModelNotFound(KeyError), ModelAlreadyLoaded
-├── RequestError(ValueError)          ── PromptTooLong
+├── RequestError(ValueError)          ├── PromptTooLong ├── InvalidGrammar
 ├── Busy                              ├── MailboxFull   ├── QueueFull(retry_after)  ├── SessionBusy
 ├── EngineError                       ├── EngineCrashed ├── DecodeFailed ├── EngineStuck
 ├── NotSupported                      this model or backend cannot do that
@@ -45,6 +45,24 @@ class RequestError(ErllamaError, ValueError):
 
 class PromptTooLong(RequestError):
     """The prompt does not fit the context."""
+
+
+class InvalidGrammar(RequestError):
+    """The grammar of a request cannot be used.
+
+    Attributes:
+        line, column: where, from 1 on.
+    """
+
+    def __init__(self, reason: str, *, text: str, at: int) -> None:
+        before = text[:at]
+        self.line = before.count("\n") + 1
+        self.column = at - (before.rfind("\n") + 1) + 1
+        rest = text[at : at + 20].split("\n")[0]
+        super().__init__(
+            f"grammar: line {self.line}, column {self.column}: {reason}"
+            + (f" (at `{rest}`)" if rest else "")
+        )
 
 
 class Busy(ErllamaError):

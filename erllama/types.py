@@ -52,6 +52,18 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float = 0.0
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """How likely a token was, by the model alone: before temperature, penalties and filters.
+
+    `logprob` is the natural logarithm of its probability; `top` has the likeliest ids with
+    theirs, in falling order.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a request.
 
@@ -72,6 +84,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     timings: Timings
     stop_sequence: str | None = None
+    logprobs: list[TokenLogprobs] | None = None
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ ids), so that an engine may live in this process or in another one. What it can 
 `Capabilities`; nothing is probed.
 
 Threads: `step`, `rebuild` and `close` run on the lane (`erllama.backend.lane`), one call at a time;
-`tokenize`, `detokenize` and `abort` may be called from any thread at any time before `close`.
+`tokenize`, `detokenize`, `prepare` and `abort` may be called from any thread at any time before
+`close`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from erllama.config import ContextConfig, ModelConfig
 from erllama.sampling import SamplerPlan
+from erllama.types import TokenLogprobs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,11 +154,19 @@ class Begin(msgspec.Struct, frozen=True):
     Attributes:
         keep: 0: its cells are emptied; as many as they hold: all stay; fewer: the rest is dropped
             from the end, where `Capabilities.truncate`.
+        history: the whole context before the first draw, where `SamplerPlan.needs_history`:
+            penalties, DRY and grammars are functions of it.
+        grammar_from: where in `history` the text begins that the grammar rules: at its end, or,
+            of a generation that goes on, behind the prompt.
+        mu: mirostat's state, of a generation that goes on: that of its latest `Sampled`.
     """
 
     seq: int
     sampler: SamplerPlan
     keep: int = 0
+    history: array.array[int] = msgspec.field(default_factory=lambda: array.array("i"))
+    grammar_from: int = 0
+    mu: float | None = None
 
 
 class Prefill(msgspec.Struct, frozen=True):
@@ -216,12 +226,19 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """A drawn token, its bytes, and whether it ends the generation."""
+    """A drawn token, its bytes, and whether it ends the generation.
+
+    Attributes:
+        logprobs: what `SamplerPlan.logprobs` asked for.
+        mu: mirostat's state after the draw; None without mirostat.
+    """
 
     seq: int
     token: int
     piece: bytes
     end: bool
+    logprobs: TokenLogprobs | None = None
+    mu: float | None = None
 
 
 class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,6 +325,17 @@ class Engine(Protocol):
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         """Token ids of `text`."""
+
+    def prepare(self, sampler: SamplerPlan) -> None:
+        """Check a sampler against the vocabulary, and do what takes time before `Begin` has it.
+
+        From any thread but the event loop's: compiling a grammar may take a second. A sampler
+        that was not prepared works as well, but then the lane does the work, and an error ends
+        the sequence's first draw.
+
+        Raises:
+            RequestError: a token that the vocabulary does not have; `InvalidGrammar`.
+        """
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of `tokens`, special tokens rendered.

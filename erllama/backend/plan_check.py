@@ -61,6 +61,7 @@ def check_plan(
             raise DecodeFailed(f"sequence {seq}: ids go from 0 to {capabilities.n_seq_max - 1}")
     kept = dict.fromkeys(plan.end, 0)
     for begin in plan.begin:
+        _check_history(begin, n_vocab, largest)
         _check_keep(begin, kept.get(begin.seq, held[begin.seq]), least[begin.seq], capabilities)
         kept[begin.seq] = begin.keep
     for seq, pos, tokens in _computed(plan):
@@ -89,6 +90,18 @@ def _computed(plan: StepPlan) -> list[tuple[int, int, Sequence[int]]]:
 def _check_ids(bounds: tuple[int, int], n_vocab: int) -> None:
     if bounds[0] < 0 or bounds[1] >= n_vocab:
         raise DecodeFailed(f"a token id is outside the vocabulary of {n_vocab}")
+
+
+def _check_history(
+    begin: Begin, n_vocab: int, largest: Callable[[Sequence[int]], tuple[int, int]]
+) -> None:
+    if len(begin.history):
+        _check_ids(largest(begin.history), n_vocab)
+    if not 0 <= begin.grammar_from <= len(begin.history):
+        raise DecodeFailed(
+            f"sequence {begin.seq}: its grammar begins at {begin.grammar_from} of "
+            f"{len(begin.history)} tokens"
+        )
 
 
 def _check_keep(begin: Begin, held: int, least: int, capabilities: Capabilities) -> None:

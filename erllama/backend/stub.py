@@ -35,7 +35,8 @@ from erllama.backend.base import (
 from erllama.backend.plan_check import check_plan, sequences
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import DecodeFailed, EngineError, ModelLoadError, RequestError
-from erllama.sampling import SamplerPlan
+from erllama.sampling import SamplerPlan, check_biases
+from erllama.sampling.gbnf import parse_gbnf
 
 END, BEGIN = 256, 257
 N_VOCAB = 258
@@ -233,6 +234,11 @@ class StubEngine:
         if add_special:
             tokens.insert(0, BEGIN)
         return tokens
+
+    def prepare(self, sampler: SamplerPlan) -> None:
+        check_biases(sampler, N_VOCAB)
+        if sampler.grammar is not None:
+            parse_gbnf(sampler.grammar)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         if self.closed:

@@ -92,6 +92,7 @@ from erllama.model.spilling import Spilling
 from erllama.model.step import Chain, decode_plan, slice_plan, start_plan
 from erllama.model.stepper import Step, Stepper
 from erllama.model.waiting import Waiting
+from erllama.sampling import SamplerPlan, plan_sampler
 from erllama.types import Done, Phase
 
 T = TypeVar("T")
@@ -449,6 +450,12 @@ class ModelActor(StateMachine):
 
     def _start_tokenizing(self, job: Job) -> None:
         text = job.prompt
+        plan = plan_sampler(job.request.sampling)
+        if plan.needs_preparing and not job.prefill_only:
+            job.tokens = None  # it waits for that
+            prepared = self._spec.workers.run(lambda: self._prepared(job, plan))
+            self.spawn_task(prepared, then=Tokenized(job))
+            return
         if not isinstance(text, str):
             return
         if len(text) > SHORT_TEXT:
@@ -466,6 +473,12 @@ class ModelActor(StateMachine):
         if error is not None and job in self._waiting:
             self._waiting.remove(job)
             self._settle(job, error)
+
+    def _prepared(self, job: Job, plan: SamplerPlan) -> array.array[int]:
+        self._loaded_here.engine.prepare(plan)
+        if isinstance(job.prompt, str):
+            return self._tokenize(job.prompt, True, True)
+        return job.prompt
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> array.array[int]:
         return self._loaded_here.engine.tokenize(

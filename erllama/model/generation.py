@@ -31,6 +31,7 @@ from erllama.types import (
     PrefillProgress,
     Text,
     Timings,
+    TokenLogprobs,
     Usage,
 )
 
@@ -130,6 +131,8 @@ class Generation:
         self._decoder = Utf8Decoder()
         self._text: list[str] = []
         self._stop = StopMatcher(request.stop) if request.stop else None
+        self._logprobs: list[TokenLogprobs] = []
+        self._mu: float | None = None  # what mirostat has learned
         self.begun = False
 
     @property
@@ -171,7 +174,12 @@ class Generation:
         """What its sequence needs before the next step."""
         if self.begun:
             return ()
-        return (Begin(self.seq, self._sampler, self.position),)
+        history = array.array("i", self.prompt) if self._sampler.needs_history else None
+        if history is None:
+            return (Begin(self.seq, self._sampler, self.position, mu=self._mu),)
+        history.extend(self.tokens)
+        n_prompt = len(self.prompt)
+        return (Begin(self.seq, self._sampler, self.position, history, n_prompt, self._mu),)
 
     def row(self) -> Row:
         """The row of the latest token."""
@@ -250,6 +258,7 @@ class Generation:
             tokens=list(self.tokens),
             finish_reason=reason,
             stop_sequence=self._stop.matched if self._stop is not None else None,
+            logprobs=self._logprobs if self._sampler.logprobs is not None else None,
             context_tokens=[*self.prompt, *self.tokens],
             finish_key=self.finish_key,
             cache=self._cache_use(),
@@ -297,6 +306,9 @@ class Generation:
 
     def _take(self, sampled: Sampled, now: float) -> list[Event]:
         self.tokens.append(sampled.token)
+        self._mu = sampled.mu
+        if sampled.logprobs is not None:
+            self._logprobs.append(sampled.logprobs)
         self._last_token = now
         if self._first_token is None:
             self._first_token = now
@@ -308,7 +320,8 @@ class Generation:
         if not text:
             return []
         self._text.append(text)
-        return [Text(text, sampled.token)]
+        logprob = None if sampled.logprobs is None else sampled.logprobs.logprob
+        return [Text(text, sampled.token, logprob)]
 
     def _shown(self, piece: bytes) -> str:
         """The text that is certain now: no half character, no beginning of a stop sequence."""

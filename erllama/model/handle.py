@@ -43,7 +43,11 @@ class Model:
     Request options of `complete` and `stream`: the fields of `Request` (`max_tokens`, `stop`,
     `timeout`, `prefill_progress`, `stream_buffer`, `parent_key`, `session_id`, `priority`,
     `cache_salt`, `exact`) and of `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`,
-    `seed`), or `sampling=SamplingParams(...)`.
+    `typical_p`, `repeat_penalty`, `repeat_last_n`, `frequency_penalty`, `presence_penalty`,
+    `dry_multiplier`, `dry_base`, `dry_allowed_length`, `dry_penalty_last_n`,
+    `dry_sequence_breakers`, `xtc_probability`, `xtc_threshold`, `mirostat`, `mirostat_tau`,
+    `mirostat_eta`, `logit_bias`, `ignore_eos`, `logprobs`, `grammar`, `seed`), or
+    `sampling=SamplingParams(...)`.
     """
 
     def __init__(self, directory: Directory, model_id: str) -> None:

@@ -13,6 +13,7 @@ from erllama.sampling.params import MAX_SEED
 
 _MASK = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
+_XTC = 0x587463  # any fixed number
 
 
 def draw_seed(seed: int, position: int) -> int:
@@ -23,6 +24,11 @@ def draw_seed(seed: int, position: int) -> int:
     """
     mixed = _mix(_mix(seed & _MASK) ^ (position & _MASK)) >> 32
     return mixed if mixed != 0xFFFFFFFF else 0
+
+
+def xtc_seed(seed: int) -> int:
+    """The 32-bit seed of XTC's own draw beside the draw of `seed`, which must not depend on it."""
+    return draw_seed(seed, _XTC)
 
 
 def fresh_seed() -> int:

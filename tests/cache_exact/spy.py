@@ -29,6 +29,7 @@ from erllama.backend.base import (
 from erllama.backend.llama import LlamaBackend
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.config import ContextConfig, ModelConfig
+from erllama.sampling import SamplerPlan
 
 T = TypeVar("T")
 BeforeStep: TypeAlias = Callable[[StepPlan], object]
@@ -165,6 +166,9 @@ class SpyEngine:
     def restore(self, seq: int, frame: Frame) -> None:
         self._engine.restore(seq, frame)
         self._spy.record(self._name).restored.append(self._engine._held[seq])
+
+    def prepare(self, sampler: SamplerPlan) -> None:
+        self._engine.prepare(sampler)
 
     def rebuild(self) -> None:
         self._engine.rebuild()

@@ -65,6 +65,12 @@ def test_seed_and_position_are_not_interchangeable() -> None:
     assert not any(same)
 
 
+def test_xtc_draws_another_number_than_the_draw_itself() -> None:
+    seeds_of_draws = [draw_seed(3, position) for position in range(200)]
+    assert not set(seeds_of_draws) & {seeds.xtc_seed(seed) for seed in seeds_of_draws}
+    assert seeds.xtc_seed(1) == seeds.xtc_seed(1)
+
+
 def test_every_bit_is_set_half_of_the_time() -> None:
     n = 4_000
     values = [draw_seed(7, position) for position in range(n)]

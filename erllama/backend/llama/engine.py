@@ -11,7 +11,7 @@ Contract
               padding rows are gone when `step` returns, however the call ended.
     Context   `rebuild` makes another one in place of the first, with the same parameters. While
               none could be made there is none, and every step fails.
-    Freeing   samplers, context, model, in this order, once, on the lane.
+    Freeing   context, model, in this order, once, on the lane.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ from erllama.backend.llama.logits import LogitRows, Logits, are_finite
 from erllama.backend.llama.readers import Readers
 from erllama.backend.llama.room import Room, padded_rows
 from erllama.backend.llama.rows import Layout, pad_gaps, pad_to
-from erllama.backend.llama.sampler import SamplerChain
+from erllama.backend.llama.sampler import Sampler, make_sampler
 from erllama.backend.llama.states import StateFrame, States, WholeFrame, WholeStates
 from erllama.backend.llama.vocabulary import Vocabulary
+from erllama.backend.llama.words import Words
 from erllama.backend.plan_check import check_plan, sequences
 from erllama.errors import DecodeFailed, NotSupported
+from erllama.sampling import SamplerPlan
 
 _NOT_FINITE = "the logits are not finite: the weights are damaged"
 _NO_CONTEXT = "the engine has no context; rebuild it"
@@ -80,6 +82,7 @@ class LlamaEngine:
         self._make_context = make_context
         self._memory = self._llama.llama_get_memory(context) if context else None
         self._vocabulary = vocabulary
+        self._words = Words(vocabulary)
         self._aborts = Aborts(abort_flag)
         self._closed = False
         self._readers = Readers()
@@ -91,7 +94,7 @@ class LlamaEngine:
         self._logit_rows = LogitRows(vocabulary.size)
         self._rows: dict[int, int] = {}
         self._window = self._llama.llama_model_n_swa(model)
-        self._samplers: dict[int, SamplerChain] = {}
+        self._samplers: dict[int, Sampler] = {}
         self.capabilities = capabilities
         self.info = info
         self._states = states
@@ -175,8 +178,6 @@ class LlamaEngine:
         self._model = None
 
     def _free_context(self) -> None:
-        for sampler in self._samplers.values():
-            sampler.free()
         self._samplers.clear()
         if self._context:
             self._llama.llama_free(self._context)
@@ -192,6 +193,10 @@ class LlamaEngine:
             return self._vocabulary.tokenize(
                 text, add_special=add_special, parse_special=parse_special
             )
+
+    def prepare(self, sampler: SamplerPlan) -> None:
+        with self._readers:
+            self._words.prepare(sampler)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         with self._readers:
@@ -216,18 +221,12 @@ class LlamaEngine:
         )
 
     def _begin(self, begin: Begin) -> None:
-        self._free_sampler(begin.seq)
         self._cut(begin.seq, begin.keep)
-        self._samplers[begin.seq] = SamplerChain(begin.sampler)
+        self._samplers[begin.seq] = make_sampler(begin, self._words)
 
     def _end(self, seq: int) -> None:
-        self._free_sampler(seq)
+        self._samplers.pop(seq, None)
         self._clear(seq)
-
-    def _free_sampler(self, seq: int) -> None:
-        sampler = self._samplers.pop(seq, None)
-        if sampler is not None:
-            sampler.free()
 
     def _cut(self, seq: int, n: int) -> None:
         """Drop what a sequence holds behind its first `n` tokens."""
@@ -355,14 +354,12 @@ class LlamaEngine:
     def _draw(self, draw: Draw, row: int) -> Sampled:
         sampler = self._samplers[draw.seq]
         given = None if draw.logits is None else np.frombuffer(draw.logits, np.float32)
-        if not are_finite(self._logits(row) if given is None else given):
+        logits = self._logits(row) if given is None else given
+        if logits is None or not are_finite(logits):
             raise DecodeFailed(_NOT_FINITE)
-        if given is None:
-            token = sampler.sample(self._context, row, draw.seed)
-        else:
-            token = sampler.sample_from(given, draw.seed)
+        token, logprobs = sampler.sample(logits, draw.seed)
         piece, end = self._vocabulary.sampled(token)
-        return Sampled(seq=draw.seq, token=token, piece=piece, end=end)
+        return Sampled(draw.seq, token, piece, end, logprobs, sampler.mu)
 
     def _logits(self, row: int) -> Logits | None:
         return self._logit_rows.row(self._context, row)

@@ -12,6 +12,7 @@ from erllama.errors import RequestError
 
 _NO_TOKEN = -1  # LLAMA_TOKEN_NULL
 _REMEMBERED = 32_768
+_ROOM = 256  # bytes; tokens of more are read one by one
 _NO_TOKENIZER = 0  # LLAMA_VOCAB_TYPE_NONE
 
 
@@ -85,6 +86,16 @@ class Vocabulary:
             if n >= 0:
                 return buffer.raw[:n]
             room = -n
+
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token, as `piece` gives them."""
+        buffer = ctypes.create_string_buffer(_ROOM)
+        to_piece, vocab = self._llama.llama_token_to_piece, self._vocab
+        found = []
+        for token in range(self.size):
+            n = to_piece(vocab, token, buffer, _ROOM, 0, False)
+            found.append(ctypes.string_at(buffer, n) if n >= 0 else self.piece(token))
+        return found
 
     def ends(self, token: int) -> bool:
         """Whether `token` ends a generation."""
