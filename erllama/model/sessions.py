@@ -30,6 +30,7 @@ class Live:
         stored: up to where they are in the cache.
         salt: the `cache_salt` that they belong to.
         since: when it became idle.
+        least: the fewest tokens that it can be cut to, beside none (`Capabilities.truncate`).
     """
 
     seq: int
@@ -39,6 +40,7 @@ class Live:
     stored: int
     salt: str
     since: float
+    least: int = 0
 
 
 @dataclass(slots=True)
@@ -154,6 +156,6 @@ def reusable(
     if exact:
         n, resumes = min(n, live.pure_end), False
         n -= n % granule
-    if n < len(live.tokens) and not truncate:
+    if n < len(live.tokens) and (n < live.least or not truncate):
         return 0, False
     return n, resumes
