@@ -257,8 +257,7 @@ class Floor:
         n, resumes = reusable(
             live,
             prompt,
-            # of a window that was restored only the end is there, so it cannot be cut far back
-            truncate=capabilities.truncate and capabilities.family != "sliding_window",
+            truncate=capabilities.truncate,
             exact=self._work.exact(job),
             granule=capabilities.granule,
         )
@@ -637,7 +636,7 @@ class Floor:
             if self._holds(job):
                 self._end(job, error)
         self.drop_all_sessions()
-        for job in self.jobs():
+        for job in sorted(self.jobs(), key=_by_order, reverse=True):  # each is put before the last
             if job.generation is not None and job.spilled is None:
                 if not self._spilling.possible:
                     self._end(job, error)
