@@ -98,6 +98,7 @@ class ModelCache:
         self._token_bytes = state.token_bytes if state is not None else 0
         self._granule = engine.capabilities.granule
         self._namespaces: dict[str, bytes] = {}
+        self.namespace("")  # made now: the first request after a start may be a restore
 
     def namespace(self, salt: str) -> bytes:
         """The root of all keys for requests with this `cache_salt`."""
