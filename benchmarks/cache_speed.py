@@ -322,6 +322,7 @@ class Asked:
         self._notes.take()
         n = min(self._length, self._model.info().n_ctx - 65)
         completion = await self._model.complete(prompt, max_tokens=n, temperature=0.9, seed=1)
+        await self._settle()  # the finish save may come after the answer
         noted = self._notes.take()
         # the last one is the finish save
         saves, decode = sum(noted.get("save", [0.0])[:-1]), sum(noted["decode"])
