@@ -151,7 +151,7 @@ class SamplerPlan(msgspec.Struct, frozen=True):
     @property
     def needs_preparing(self) -> bool:
         """Whether `Engine.prepare` has something to check or to do."""
-        return any(isinstance(stage, LogitBias | Grammar | Dry) for stage in self.stages)
+        return any(isinstance(stage, LogitBias | IgnoreEnd | Grammar | Dry) for stage in self.stages)
 
     @property
     def grammar(self) -> str | None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from erllama.backend.llama.vocabulary import Vocabulary
-from erllama.sampling import Dry, Grammar, SamplerPlan, check_biases
+from erllama.sampling import Dry, Grammar, IgnoreEnd, SamplerPlan, check_biases
 from erllama.sampling.automaton import Automaton, TokenBytes
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
 from erllama.sampling.history import Breakers
@@ -44,6 +44,8 @@ class Words:
         check_biases(plan, self.size)
         for stage in plan.stages:
             match stage:
+                case IgnoreEnd():
+                    self.ending()
                 case Dry():
                     self.breakers(stage.breakers)
                 case Grammar(text):
