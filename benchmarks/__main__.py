@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME…] [--quick] [--rounds N] [--models A,B] [--json FILE]`."""
+"""`python -m benchmarks [NAME…] [--quick] [--rounds N] [--models A,B] …`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ NAMES = (
     "load_company",
     "cache_speed",
     "sampling",
+    "many_streams",
+    "shared_prefix",
+    "stall",
+    "soak",
+    "plan_time",
 )
 
 
@@ -31,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     models = chosen.models or ("tiny" if chosen.quick else "m125,bundled")
     options = Options(
-        [bench_model(name) for name in models.split(",")], chosen.rounds, chosen.quick
+        [bench_model(name) for name in models.split(",")],
+        chosen.rounds,
+        chosen.quick,
+        not chosen.no_peers,
+        chosen.soak_minutes,
     )
     started, facts = time.monotonic(), machine()
     _say(*(f"{key}: {value}" for key, value in facts.items()))
@@ -64,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="run all the code once, on tiny")
     parser.add_argument("--rounds", type=int, help="fresh sets of processes per line")
     parser.add_argument("--models", help="of m125, bundled, tiny, or paths; default m125,bundled")
+    parser.add_argument("--no-peers", action="store_true", help="leave llama-server out")
+    parser.add_argument("--soak-minutes", type=float, default=10.0, help="how long soak runs")
     parser.add_argument("--json", type=pathlib.Path, help="write the report here")
     return parser
 

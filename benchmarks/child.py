@@ -83,6 +83,25 @@ def random_prompt(length: int, seed: int, n_vocab: int) -> list[int]:
     return [source.randrange(n_vocab // 8, n_vocab * 7 // 8) for _ in range(length)]
 
 
+def stream_prompts(order: Order, n_vocab: int) -> list[list[int]]:
+    """`n` prompts that have nothing in common."""
+    seeds = range(order["seed"], order["seed"] + order["n"])
+    return [random_prompt(order["prompt"], seed, n_vocab) for seed in seeds]
+
+
+def agent_prompts(order: Order, n_vocab: int) -> list[list[int]]:
+    """`n` prompts that begin with the same `prefix` tokens and have `tail` of their own."""
+    prefix = random_prompt(order["prefix"], order["seed"], n_vocab)
+    seeds = range(order["seed"] + 1, order["seed"] + 1 + order["n"])
+    return [prefix + random_prompt(order["tail"], seed, n_vocab) for seed in seeds]
+
+
+def longest_gap(times: list[float], start: float, end: float) -> float:
+    """The longest time between two neighbours of `times` that overlaps start to end, in seconds."""
+    pairs = itertools.pairwise(times)
+    return max((b - a for a, b in pairs if b > start and a < end), default=end - start)
+
+
 def main() -> None:
     module, _, function = sys.argv[1].partition(":")
     config: Config = json.loads(sys.argv[2])

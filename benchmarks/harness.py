@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, Self, TypeVar
 
 from benchmarks.models import BenchModel
 
@@ -33,6 +33,7 @@ START_S = 120.0
 TURN_S = 120.0
 END_S = 20.0
 
+T = TypeVar("T")
 Detail = float | int | str | list[float]
 
 
@@ -44,11 +45,15 @@ class Options:
         models: those of the lines that need one.
         rounds: fresh sets of processes per line; None: as many as the line thinks right.
         quick: the least that goes through all the code; the figures mean nothing.
+        peers: compare with programs that have to be built first.
+        soak_minutes: how long `soak` runs.
     """
 
     models: Sequence[BenchModel]
     rounds: int | None = None
     quick: bool = False
+    peers: bool = True
+    soak_minutes: float = 10.0
 
     def times(self, usual: int, quick: int = 1) -> int:
         """How often to do something: `quick` times in a quick run."""
@@ -193,7 +198,7 @@ def sides(targets: dict[str, str], **config: Any) -> Iterator[dict[str, Side]]:
         }
 
 
-def in_turns(names: Sequence[str], turns: int) -> Iterator[tuple[int, Sequence[str]]]:
+def in_turns(names: Sequence[T], turns: int) -> Iterator[tuple[int, Sequence[T]]]:
     """Number and order of each turn: every second one backwards."""
     for turn in range(turns):
         yield turn, list(names) if turn % 2 == 0 else list(reversed(names))

@@ -121,6 +121,9 @@ class RowFiles:
         self._ended = True
         self.reading.close()
         self.writing.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -300,7 +303,7 @@ class RowFiles:
             self._lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as wrong:
-            self.close()
+            self._unlock()
             if not isinstance(wrong, BlockingIOError):
                 raise ConfigError(
                     f"cache_dir: {self.root} cannot be used: {wrong.strerror}; choose another "

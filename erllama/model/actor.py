@@ -66,6 +66,7 @@ from erllama.model.messages import (
     Expire,
     GiveUp,
     Kept,
+    LaneBack,
     PutBack,
     QueuedTooLong,
     ReaderCaughtUp,
@@ -223,7 +224,7 @@ class ModelActor(StateMachine):
     async def in_stuck(self, event: Event) -> Any:
         """A thread is inside the engine and does not come out; when it does, all begins anew."""
         match event:
-            case Urgent(StepDone()):
+            case Urgent(StepDone() | LaneBack()):
                 raise EngineCrashed("the engine was stuck in a step for too long")
             case Call():
                 raise EngineStuck(
@@ -670,7 +671,12 @@ class ModelActor(StateMachine):
         here.floor.forget_all()
         for job in list(self._waiting):
             self._waiting.remove(job)
+        for reply in self._evictions:
+            reply.fail(error)
+        self._evictions.clear()
         self._gauges.active = self._gauges.pending = 0
+        if here.stepper.current is None:  # another model's step is stuck; ours would tell of itself
+            self._owner.when_back(lambda: self.ref.urgent(LaneBack()))
         await self.goto("stuck")
 
     # Answers

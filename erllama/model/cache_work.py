@@ -111,22 +111,30 @@ class CacheWork:
         The wait for a save ends by `Kept` or by `WaitedEnough`, that for a prompt with the
         request whose prompt it is.
         """
-        if job.tokens is None or job.waited or job.spilled is not None or not self.cache.enabled:
+        if job.tokens is None or job.spilled is not None or not self.cache.enabled:
             return False
         salt = job.request.cache_salt
         if any(self._will_have(job, other, salt) for other in running):
+            self._wait_is_over(job)
             return True
         limit = self.cache.policy.session_resume_wait_ms / 1e3
         resumes = job.request.parent_key is not None or job.in_session
         least = 1 if resumes else _SHARED_SAVING
         saving = (one.tokens for one in self._saving.values() if one.salt == salt)
         if limit <= 0 or not any(self._gain(job, one) >= least for one in saving):
+            self._wait_is_over(job)
             return False
-        if "saved" not in job.timers:
+        if "saved" not in job.timers and not job.waited:
             job.timers["saved"] = self._clock.call_later(
                 limit, lambda: self._urgent(WaitedEnough(job))
             )
-        return True
+        return not job.waited
+
+    @staticmethod
+    def _wait_is_over(job: Job) -> None:
+        """What it waited for was saved; another save may be waited for as long again."""
+        job.stop_timer("saved")
+        job.waited = False
 
     def _will_have(self, job: Job, other: Job, salt: str) -> bool:
         """Whether a prompt that is being computed begins like this one, as far as is new."""

@@ -116,6 +116,11 @@ class EngineOwner:
         """The lane does not come back from a job of this engine."""
         self._lane.give_up()
 
+    def when_back(self, then: Callable[[], object]) -> None:
+        """Call `then` on the event loop once the lane comes to this engine's jobs again."""
+        back = self._lane.submit_free(self._id, lambda: None)
+        back.add_done_callback(lambda _: then())
+
     def close(self) -> asyncio.Future[None]:
         """Free everything, in order, on the lane. Never waits for loading: that gives up first."""
         with self._lock:

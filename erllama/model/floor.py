@@ -248,19 +248,20 @@ class Floor:
 
     def _in_place(self, job: Job, live: Live) -> Restored:
         """What of a session's state a prompt can go on from."""
-        prompt = job.tokens or array.array("i")
+        prompt, capabilities = job.tokens or array.array("i"), self._engine.capabilities
         if live.salt != job.request.cache_salt:
             return NOTHING
         n, resumes = reusable(
             live,
             prompt,
-            truncate=self._engine.capabilities.truncate,
+            # of a window that was restored only the end is there, so it cannot be cut far back
+            truncate=capabilities.truncate and capabilities.family != "sliding_window",
             exact=self._work.exact(job),
-            granule=self._engine.capabilities.granule,
+            granule=capabilities.granule,
         )
         pure_end = min(live.pure_end, n)
         if not resumes:  # what lies behind was computed as the end of another prompt
-            pure_end -= pure_end % self._engine.capabilities.granule
+            pure_end -= pure_end % capabilities.granule
         return Restored(
             tokens=n,
             pure_end=pure_end,

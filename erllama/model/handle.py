@@ -115,11 +115,12 @@ class Model:
         Args:
             tokens: the context.
             n: at least 1.
-            options: those of `complete`; greedy unless they say otherwise.
+            options: those of `complete`, but `session_id`; greedy unless they say otherwise.
 
         Raises:
             As `complete`.
         """
+        _check_no_session(options, "draft")
         done = await self.complete(
             check_ids(tokens, name="tokens"), max_tokens=n, **{"temperature": 0, **options}
         )
@@ -135,11 +136,12 @@ class Model:
         Args:
             tokens: the context; at least one.
             candidates: token ids that may follow it, such as another model's `draft`.
-            options: those of `complete` that do not concern sampling.
+            options: those of `complete` that concern neither sampling nor sessions.
 
         Raises:
             As `complete`.
         """
+        _check_no_session(options, "verify")
         context = check_ids(tokens, name="tokens")
         guessed = check_ids(candidates, name="candidates")
         if not context:
@@ -287,3 +289,16 @@ class Model:
             return await ref.call(payload)
         except ActorDied as died:
             raise crashed(died) from died
+
+
+def _check_no_session(options: dict[str, Any], what: str) -> None:
+    """Refuse what would leave guesses in a session.
+
+    Raises:
+        RequestError: a session is named.
+    """
+    if options.get("session_id") is not None:
+        raise RequestError(
+            f"session_id: {what} leaves every session as it is; leave it out, the context is found "
+            "in the cache"
+        )

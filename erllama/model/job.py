@@ -46,7 +46,7 @@ class Job:
         queued_too_long: it got no sequence in time.
         prefill_only: no token is to be sampled.
         verify_from: the first row of the prompt whose likeliest next token is wanted.
-        waited: it has waited for rows that were being saved.
+        waited: it has waited long enough for rows that are being saved.
         known: how many tokens of its prompt the cache has, and when that was looked up.
         spilled: its state, while it holds no sequence although it has begun.
         put_back_again: there were no cells for that state, though nobody else was there.

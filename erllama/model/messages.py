@@ -60,6 +60,11 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneBack:
+    """Urgent: the lane was given up and works again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rebuilt:
     """Urgent: the engine has a fresh context, or not."""
 

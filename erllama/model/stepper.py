@@ -110,7 +110,7 @@ class Stepper:
             self.current = self._gauges.step_since = None
         else:
             self._numbers = following
-            self.current = Step(following, step.decision, step.jobs, step.chain, step.stuck)
+            self.current = Step(following, step.decision, step.jobs, step.chain)
             self._beat()
         return step
 

@@ -59,6 +59,21 @@ FIGURES = {
         *(f"2,000: {name}" for name in SETTINGS),
         *(f"2,000: json grammar, {what}" for what in ("mean", "worst", "again")),
     ],
+    "many_streams": [f"tiny: {count} streams, erllama/plain loop" for count in (1, 4, 8)],
+    "shared_prefix": ["tiny: 8 agents, time, erllama/plain loop"],
+    "stall": [
+        "tiny: longest gap, erllama/bound",
+        "tiny: the prompt's first token, beside a stream/alone",
+    ],
+    "soak": [
+        "tiny: errors",
+        "tiny: leaked sequences",
+        "tiny: memory, last third/first",
+        "tiny: Jain index of equals",
+        "tiny: p99, first token",
+        "tiny: p99, gap",
+    ],
+    "plan_time": ["p99, plan for 256 requests"],
 }
 
 
@@ -68,7 +83,7 @@ def report_of(tmp_path: pathlib.Path) -> Any:
 
     def run(name: str) -> Any:
         file = tmp_path / "report.json"
-        assert main([name, "--quick", "--json", str(file)]) == 0
+        assert main([name, "--quick", "--no-peers", "--json", str(file)]) == 0
         return json.loads(file.read_text())
 
     return run
@@ -114,6 +129,33 @@ def test_what_conversations_share_is_stored_once(report_of: Any) -> None:
     figures = {figure["name"]: figure for figure in report_of("cache_speed")["figures"]}
     assert 1 <= figures["tiny: ten turns, bytes stored/one copy of the context"]["value"] < 2
     assert figures["tiny: fifty conversations, copies of their system prompt"]["value"] == 1
+
+
+def test_a_lone_stream_has_the_tokens_of_the_plain_batch_loop(report_of: Any) -> None:
+    one, *_ = report_of("many_streams")["figures"]
+    assert one["detail"]["same_tokens"] == "1 of 1"
+
+
+def test_the_stream_of_the_stall_goes_on_until_the_prompts_first_token(report_of: Any) -> None:
+    gap, _ = report_of("stall")["figures"]
+    assert gap["detail"]["ended_early"] == 0
+    assert gap["detail"]["erllama_ms"] > 0
+
+
+def test_a_soak_cancels_requests_loses_no_sequence_and_sees_no_error(report_of: Any) -> None:
+    errors, leaked, *_ = report_of("soak")["figures"]
+    assert errors["value"] == 0, errors["detail"]["kinds"]
+    assert leaked["value"] == 0
+    assert errors["detail"]["finished"] > 0
+    assert errors["detail"]["cancelled"] > 0
+
+
+def test_a_peer_that_is_not_wanted_is_left_out_and_said_to_be(
+    report_of: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (figure,) = report_of("shared_prefix")["figures"]
+    assert "server_s" not in figure["detail"]
+    assert "llama-server: not built" in capsys.readouterr().out
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(

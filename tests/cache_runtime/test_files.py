@@ -6,6 +6,7 @@ import asyncio
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -361,6 +362,9 @@ def test_the_second_owner_is_refused_until_the_first_is_gone(tmp_path: pathlib.P
         RowFiles(tmp_path)
     late = RowFiles(tmp_path, if_locked="read_only")
     assert late.read_only
+    first, second = (late.reading.submit(threading.current_thread) for _ in range(2))
+    names = {future.result().name for future in (first, second)}
+    assert names <= {"erllama-cache-read-1", "erllama-cache-read-2"}, "its threads are its own"
     owner.close()
     RowFiles(tmp_path).close()
 

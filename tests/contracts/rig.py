@@ -98,8 +98,8 @@ class Rig:
         )
 
     async def load(self, quant: AnyQuant = "F16", **context: Any) -> Engine:
-        await on_thread(lambda: self.kind.path(quant))  # the first time it is written
-        loading = self.opening(quant, **context)
+        # the first time the model is written, and the native library imported
+        loading = await on_thread(lambda: self.opening(quant, **context))
         await on_thread(lambda: loading.load(lambda _: True))
         engine = await self.on_lane(loading.warm_up)
         self.engines.append(engine)

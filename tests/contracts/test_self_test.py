@@ -19,9 +19,9 @@ from erllama.backend.llama import states as states_module
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.backend.llama.state_blob import BadState
 from erllama.backend.llama.states import StateFrame, States, WholeStates
-from tests.contracts.rig import PLAIN, PROMPT, Rig, on_thread
+from tests.contracts.rig import PLAIN, PROMPT, Kind, Rig, on_thread
 from tests.contracts.test_engine_states import CUT, after, copy, hold
-from tests.models import TINY, TINY_MAMBA2
+from tests.models import TINY, TINY_MAMBA2, TINY_MOE
 from tests.models.cache import cached_model
 
 
@@ -168,7 +168,7 @@ async def test_a_state_that_goes_on_almost_alike_is_kept_but_not_called_exact(
 
 
 async def test_a_part_computes_one_slice_at_most(plain: Rig, steps: Steps) -> None:
-    loading = plain.opening()
+    loading = await on_thread(plain.opening)
     await on_thread(lambda: loading.load(lambda _: True))
     computed: list[int] = []
     more = True
@@ -183,8 +183,17 @@ async def test_a_part_computes_one_slice_at_most(plain: Rig, steps: Steps) -> No
     assert state_of(engine).exact
 
 
+async def test_experts_are_compared_with_as_long_a_slice_as_there_may_be(
+    lane: Any, steps: Steps
+) -> None:
+    rig = Rig(Kind("moe", "plain", TINY_MOE), lane, lane.new_owner())
+    assert state_of(await rig.load(n_ctx=1_024, n_batch=384, n_ubatch=384)).exact
+    assert steps.slices == [384, 1, *[64] * 6, 1]
+    await rig.close()
+
+
 async def load_remembering(rig: Rig, memory: FileHashes, **context: Any) -> StateCapabilities:
-    loading = rig.opening(**context)
+    loading = await on_thread(lambda: rig.opening(**context))
     await on_thread(lambda: loading.load(lambda _: True))
     await on_thread(lambda: loading.fingerprint(memory, lambda _: True))
     engine = await rig.on_lane(loading.warm_up)

@@ -72,13 +72,15 @@ def fill(root: str, seed: str, model_path: str) -> None:
             plain = await runtime.load_model(
                 model_path, model_id="plain", enabled=False, n_threads=1
             )
-            await keep_going(runtime, cached, plain, random.Random(int(seed)))
+            await keep_going(runtime, cached, plain, random.Random(int(seed)), set(known))
 
     asyncio.run(run())
 
 
-async def keep_going(runtime: Runtime, cached: Model, plain: Model, chance: random.Random) -> None:
-    told: set[str] = set()
+async def keep_going(
+    runtime: Runtime, cached: Model, plain: Model, chance: random.Random, told: set[str]
+) -> None:
+    """Ask for ever, and tell of rows that nobody was told of: kills come while rows are made."""
     while True:
         # few prompts, so that later runs hit what earlier ones have kept
         first = random.Random(chance.randrange(300))

@@ -155,7 +155,7 @@ async def test_a_state_that_nobody_waits_for_any_more_is_put_on_no_sequence() ->
             await gate.wait()
             return result
 
-        runtime._readers.run = slow  # type: ignore[method-assign, assignment]
+        runtime._readers.run = slow  # type: ignore[method-assign]
         stage.resume()
         await high
         await reading.wait()

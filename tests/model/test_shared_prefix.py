@@ -8,7 +8,8 @@ from typing import Any
 
 from erllama import Completion, Model
 from erllama.actor.testing import settle
-from tests.model.staging import Stage, always, asked, assert_as_new, fresh_tokens
+from erllama.model.messages import WaitedEnough
+from tests.model.staging import Stage, always, asked, assert_as_new, floor_of, fresh_tokens
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 SHARED = [1 + i % 199 for i in range(1_024)]
@@ -85,6 +86,20 @@ async def test_those_that_find_part_of_it_in_the_cache_compute_the_rest_once() -
         assert computed(stage) - before == len(SHARED) - 512 + AGENTS * 32
         await assert_answers(tasks)
         await assert_as_new(model)
+
+
+async def test_a_save_that_took_long_does_not_end_the_wait_for_a_prompt() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS) as model:
+        tasks = await together(stage, model)
+        ref: Any = floor_of(model)._urgent.__self__  # type: ignore[attr-defined]
+        for job in floor_of(model)._waiting:
+            ref.urgent(WaitedEnough(job))
+        await settle()
+        stage.resume()
+        await asyncio.wait(tasks)
+        assert computed(stage) == len(SHARED) + AGENTS * 32
+        await assert_answers(tasks)
 
 
 async def test_nothing_is_shared_with_those_of_another_salt() -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Generator
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,9 +19,7 @@ from erllama.backend.base import (
     EngineInfo,
     Family,
     FingerprintMemory,
-    LayerRows,
     Progress,
-    StateCapabilities,
 )
 from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
@@ -30,9 +28,16 @@ from erllama.backend.llama.devices import offload
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
 from erllama.backend.llama.header_check import find_fault
+from erllama.backend.llama.keeping import (
+    Kept,
+    RopeFactors,
+    rope_factors,
+    rows_to_test,
+    state_capabilities,
+)
 from erllama.backend.llama.library import capture_log, llama
 from erllama.backend.llama.room import Room, check_room, plan_room, window_cells
-from erllama.backend.llama.self_test import EXPERT_ROWS, ROWS, Verdict, self_test
+from erllama.backend.llama.self_test import Verdict, self_test
 from erllama.backend.llama.state_blob import BadState, memory_bytes
 from erllama.backend.llama.states import States, WholeStates
 from erllama.backend.llama.vocabulary import Vocabulary
@@ -58,16 +63,8 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}  # llama_split_mod
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}  # llama_rope_scaling_type
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 _DEFAULT_N_CTX = 4_096
-_LONG_FACTORS = "rope_factors_long"  # llama-arch.cpp
 _SELF_TEST = "self-test 1"
 _SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS")
-
-
-class _Kept(NamedTuple):
-    """How the states of a model can be kept, and what is known of it."""
-
-    states: States | WholeStates
-    exact: bool
 
 
 class LlamaBackend:
@@ -88,7 +85,7 @@ class LlamaLoading:
         self._model: Any = None
         self._context: Any = None
         self._flag = AbortFlag()
-        self._header: GgufHeader | None = None
+        self._headers: list[GgufHeader] = []
         self._memory: FingerprintMemory | None = None
         self._fingerprint = ""
         self._parts: Generator[None, None, None] = self._prepare()
@@ -109,15 +106,13 @@ class LlamaLoading:
         return safe_fingerprint(files, memory, progress)
 
     def load(self, progress: Progress) -> None:
-        files = shards(self._path)
-        header = read_header(files[0])
-        for part in files[1:]:
-            read_header(part)
+        headers = [read_header(part) for part in shards(self._path)]
+        header = headers[0]
         fault = find_fault(header.metadata, header.arrays, header.repeated_token)
         if fault is not None:
             raise ModelLoadError(f"{self._path}: its {fault}; download or convert it again")
         self._check_options(header)
-        self._header = header
+        self._headers = headers
         self._model = self._load_weights(progress)
         fault = Vocabulary(self._model).fault
         if fault is not None:
@@ -337,7 +332,7 @@ class LlamaLoading:
 
     # The engine
 
-    def _ways_to_keep(self, token: int) -> Generator[None, None, _Kept | None]:
+    def _ways_to_keep(self, token: int) -> Generator[None, None, Kept | None]:
         """How states are kept here, by what a self-test finds; None: in no way that works."""
         for make, name in ((self._learn_rows, "rows"), (self._learn_whole, "whole")):
             states = make(token)
@@ -345,7 +340,7 @@ class LlamaLoading:
                 continue
             verdict = yield from self._tested(states)
             if verdict.restored != "wrong":
-                return _Kept(states, verdict.exact and not self._config.kv_unified)
+                return Kept(states, verdict.exact and not self._config.kv_unified)
             log.warning("%s: states do not survive being kept as %s", self._path, name)
         log.warning("%s: states cannot be saved, so nothing is cached", self._path)
         return None
@@ -357,8 +352,8 @@ class LlamaLoading:
         if known is not None:
             with contextlib.suppress(msgspec.MsgspecError):
                 return msgspec.json.decode(known, type=Verdict)
-        engine = self._engine(can_abort=False, kept=_Kept(states, exact=True))
-        verdict = yield from self_test(engine, EXPERT_ROWS if self._has_experts else ROWS)
+        engine = self._engine(can_abort=False, kept=Kept(states, exact=True))
+        verdict = yield from self_test(engine, rows_to_test(self._headers))
         if self._memory is not None:
             self._memory.remember(key, msgspec.json.encode(verdict).decode())
         return verdict
@@ -371,7 +366,7 @@ class LlamaLoading:
             repr(states.shape) if isinstance(states, States) else "whole",
             *(lib.llama_n_ubatch(self._context), lib.llama_n_batch(self._context)),
             *(lib.llama_n_seq_max(self._context), config.kv_unified, config.swa_full),
-            *(self._n_threads, config.n_threads_batch, self._rope_factors),
+            *(self._n_threads, config.n_threads_batch, self._rope_factors, config.deterministic),
             *(config.rope_scaling, config.rope_freq_base, config.rope_freq_scale),
             *(offload(self._model_config), _build(), lib.llama_print_system_info()),
             *(os.environ.get(name) for name in _SWITCHES),
@@ -398,7 +393,7 @@ class LlamaLoading:
             lib = llama()
             lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
 
-    def _engine(self, *, can_abort: bool, kept: _Kept | None) -> LlamaEngine:
+    def _engine(self, *, can_abort: bool, kept: Kept | None) -> LlamaEngine:
         vocabulary = Vocabulary(self._model)
         states = kept.states if kept is not None else None
         return LlamaEngine(
@@ -414,7 +409,7 @@ class LlamaLoading:
             unified=self._config.kv_unified,
         )
 
-    def _capabilities(self, *, can_abort: bool, kept: _Kept | None) -> Capabilities:
+    def _capabilities(self, *, can_abort: bool, kept: Kept | None) -> Capabilities:
         lib, context = llama(), self._context
         has_memory = bool(context) and bool(lib.llama_get_memory(context))
         family = self._family(has_memory=has_memory)
@@ -428,7 +423,15 @@ class LlamaLoading:
             family=family,
             truncate=kept is not None and self._can_truncate(family),
             deterministic=self._config.deterministic,
-            state=None if kept is None else self._state_capabilities(kept),
+            state=None
+            if kept is None
+            else state_capabilities(
+                kept,
+                model=self._model,
+                context=context,
+                config=self._model_config,
+                factors=self._rope_factors,
+            ),
         )
 
     def _can_truncate(self, family: Family) -> bool:
@@ -441,52 +444,9 @@ class LlamaLoading:
             return self._config.swa_full and not self._config.kv_unified
         return family == "plain"
 
-    def _state_capabilities(self, kept: _Kept) -> StateCapabilities:
-        states = kept.states
-        devices = offload(self._model_config)
-        if isinstance(states, WholeStates):
-            return StateCapabilities(
-                layers=(),
-                snapshot=True,
-                snapshot_bytes=states.size_at_most,
-                exact=kept.exact,
-                form=f"whole, of {llama().llama_n_seq_max(self._context)} sequences",
-                devices=devices,
-                rope_factors=self._rope_factors,
-            )
-        window = llama().llama_model_n_swa(self._model)
-        return StateCapabilities(
-            layers=tuple(
-                LayerRows(layer.k_type, layer.k_bytes, layer.v_type, layer.v_bytes)
-                for layer in (states.shape.full.layers if states.shape.full else ())
-            ),
-            snapshot=states.shape.has_snapshot,
-            snapshot_bytes=states.shape.snapshot_bytes(window),
-            exact=kept.exact,
-            devices=devices,
-            rope_factors=self._rope_factors,
-        )
-
     @property
-    def _rope_factors(self) -> Literal["", "long", "short"]:
-        """Which rotary factors llama.cpp chose by the length of the context (LongRoPE)."""
-        header = self._header
-        if header is None:
-            return ""
-        arch = header.metadata.get("general.architecture", "")
-        scaling = header.metadata.get(f"{arch}.rope.scaling.type")
-        has_factors = any(_LONG_FACTORS in tensor.name for tensor in header.tensors)
-        if scaling != "longrope" and not has_factors:
-            return ""
-        original = header.metadata.get(f"{arch}.rope.scaling.original_context_length")
-        if not isinstance(original, int):
-            original = llama().llama_model_n_ctx_train(self._model)
-        return "long" if llama().llama_n_ctx_seq(self._context) > original else "short"
-
-    @property
-    def _has_experts(self) -> bool:
-        header = self._header
-        return header is not None and any("_exps." in tensor.name for tensor in header.tensors)
+    def _rope_factors(self) -> RopeFactors:
+        return rope_factors(self._headers, self._model, self._context)
 
     def _family(self, *, has_memory: bool) -> Family:
         lib, model = llama(), self._model

@@ -34,28 +34,34 @@ from erllama.errors import DecodeFailed
 
 _U8P = ctypes.POINTER(ctypes.c_uint8)
 _WARM_BYTES = 64 << 20
+_SECOND_BYTES = 256 << 20
 
 
 class Buffers:
-    """Keeps one large buffer for the next frame: fresh memory costs more than the copy into it."""
+    """Keeps large buffers for the next frames: fresh memory costs more than the copy into it.
+
+    One of any size, and besides it one that is not very large, as two states are often filled at
+    the same time.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._spare: Bytes | None = None
+        self._spare: list[Bytes] = []
 
     def take(self, size: int) -> Bytes:
         """A buffer of at least `size` bytes, with anything in it."""
         with self._lock:
-            spare, self._spare = self._spare, None
-        if spare is not None and len(spare) >= size:
-            return spare
+            for i, spare in enumerate(self._spare):
+                if len(spare) >= size:
+                    return self._spare.pop(i)
         return np.empty(size + size // 4, np.uint8)
 
     def give_back(self, buffer: Bytes) -> None:
-        """Keep `buffer` if it is the larger one."""
+        """Keep `buffer`, if it is larger than what is kept already."""
         with self._lock:
-            if self._spare is None or len(self._spare) < len(buffer):
-                self._spare = buffer
+            *small, large = sorted([*self._spare, buffer], key=len)
+            fitting = [spare for spare in small if len(spare) <= _SECOND_BYTES]
+            self._spare = [*fitting[-1:], large]
 
 
 class StateFrame:

@@ -1,0 +1,81 @@
+"""How the states of a loaded model can be kept, and what their numbers depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from erllama.backend.base import LayerRows, StateCapabilities
+from erllama.backend.llama.devices import offload
+from erllama.backend.llama.gguf_file import GgufHeader
+from erllama.backend.llama.library import llama
+from erllama.backend.llama.self_test import EXPERT_ROWS, ROWS
+from erllama.backend.llama.states import States, WholeStates
+from erllama.config import ModelConfig
+
+_LONG_FACTORS, _EXPERTS = "rope_factors_long", "_exps."  # llama-arch.cpp
+
+RopeFactors = Literal["", "long", "short"]
+
+
+class Kept(NamedTuple):
+    """How states are kept; `exact`: pure rows continue bit for bit as a cold run."""
+
+    states: States | WholeStates
+    exact: bool
+
+
+def state_capabilities(
+    kept: Kept, *, model: Any, context: Any, config: ModelConfig, factors: RopeFactors
+) -> StateCapabilities:
+    """What an engine says of its states."""
+    states, devices = kept.states, offload(config)
+    if isinstance(states, WholeStates):
+        return StateCapabilities(
+            layers=(),
+            snapshot=True,
+            snapshot_bytes=states.size_at_most,
+            exact=kept.exact,
+            form=f"whole, of {llama().llama_n_seq_max(context)} sequences",
+            devices=devices,
+            rope_factors=factors,
+        )
+    layers = states.shape.full.layers if states.shape.full else ()
+    return StateCapabilities(
+        layers=tuple(
+            LayerRows(layer.k_type, layer.k_bytes, layer.v_type, layer.v_bytes) for layer in layers
+        ),
+        snapshot=states.shape.has_snapshot,
+        snapshot_bytes=states.shape.snapshot_bytes(llama().llama_model_n_swa(model)),
+        exact=kept.exact,
+        devices=devices,
+        rope_factors=factors,
+    )
+
+
+def rope_factors(headers: Sequence[GgufHeader], model: Any, context: Any) -> RopeFactors:
+    """Which rotary factors llama.cpp chose by the length of the context (LongRoPE).
+
+    As `llama_model::get_rope_factors` (src/llama-model.cpp): the long ones above the context that
+    the model had before it was stretched.
+
+    Args:
+        headers: of all parts of the model, the first one first.
+    """
+    metadata = headers[0].metadata if headers else {}
+    arch = metadata.get("general.architecture", "")
+    if metadata.get(f"{arch}.rope.scaling.type") != "longrope" and not _has(headers, _LONG_FACTORS):
+        return ""
+    original = metadata.get(f"{arch}.rope.scaling.original_context_length")
+    if not isinstance(original, int):
+        original = llama().llama_model_n_ctx_train(model)
+    return "long" if llama().llama_n_ctx_seq(context) > original else "short"
+
+
+def rows_to_test(headers: Sequence[GgufHeader]) -> int:
+    """How many rows a self-test compares with slices of 64."""
+    return EXPERT_ROWS if _has(headers, _EXPERTS) else ROWS
+
+
+def _has(headers: Sequence[GgufHeader], part: str) -> bool:
+    return any(part in tensor.name for header in headers for tensor in header.tensors)
