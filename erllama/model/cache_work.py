@@ -120,8 +120,10 @@ class CacheWork:
         limit = self.cache.policy.session_resume_wait_ms / 1e3
         resumes = job.request.parent_key is not None or job.in_session
         least = 1 if resumes else _SHARED_SAVING
-        saving = (one.tokens for one in self._saving.values() if one.salt == salt)
-        if limit <= 0 or not any(self._gain(job, one) >= least for one in saving):
+        saving = [one for one in self._saving.values() if one.salt == salt]
+        if limit <= 0 or not any(
+            self._gain(job, one.tokens, len(one.tokens), -one.number) >= least for one in saving
+        ):
             self._wait_is_over(job)
             return False
         if "saved" not in job.timers and not job.waited:
@@ -146,12 +148,19 @@ class CacheWork:
         saved = min(len(prompt), policy.cold_max_tokens or len(prompt))
         if saved < max(policy.cold_min_tokens, policy.min_tokens):
             return False
-        return self._gain(job, prompt[:saved]) >= _SHARED_RUNNING
+        return self._gain(job, prompt, saved, other.order) >= _SHARED_RUNNING
 
-    def _gain(self, job: Job, coming: array.array[int]) -> int:
-        """How many tokens of a prompt rows of `coming` will spare beyond those in the cache."""
+    def _gain(self, job: Job, coming: array.array[int], saved: int, name: int) -> int:
+        """How many tokens rows of `coming`, up to `saved`, will spare beyond those in the cache.
+
+        Args:
+            name: of `coming`, so that the two are compared once and not at every turn.
+        """
         tokens = job.tokens or array.array("i")
-        common = min(common_prefix(coming, tokens), len(tokens) - 1)
+        common = job.shares.get(name)
+        if common is None:
+            common = job.shares[name] = common_prefix(coming, tokens)
+        common = min(common, saved, len(tokens) - 1)
         return common - self._known(job, tokens) if common > 0 else 0
 
     def _known(self, job: Job, tokens: array.array[int]) -> int:

@@ -105,6 +105,10 @@ class Floor:
         """Whether a prompt is ready to be computed."""
         return any(entry.ready and entry.left for entry in self.entries())
 
+    @property
+    def _windowed(self) -> bool:
+        return self._engine.capabilities.family == "sliding_window"
+
     def jobs(self) -> list[Job]:
         """The requests that hold sequences."""
         return list(self._jobs.values())
@@ -140,9 +144,8 @@ class Floor:
     def starting(self) -> list[Job]:
         """Those whose first token can be drawn with nothing computed."""
         starting = [job for job in self._starting if self._holds(job)]
-        return [job for job in starting if job.entry is not None and job.entry.alone][
-            :1
-        ] or starting
+        alone = [job for job in starting if job.entry is not None and job.entry.alone]
+        return alone[:1] or starting
 
     @property
     def must_end_some(self) -> bool:
@@ -254,8 +257,7 @@ class Floor:
         n, resumes = reusable(
             live,
             prompt,
-            # of a window that was restored only the end is there, so it cannot be cut far back
-            truncate=capabilities.truncate and capabilities.family != "sliding_window",
+            truncate=capabilities.truncate,
             exact=self._work.exact(job),
             granule=capabilities.granule,
         )
@@ -582,6 +584,7 @@ class Floor:
             stored=generation.stored,
             salt=job.request.cache_salt,
             since=self._clock.now(),
+            least=generation.restored.tokens if self._windowed else 0,
         )
         since = job.left.since
         self._clock.call_later(
@@ -633,7 +636,7 @@ class Floor:
             if self._holds(job):
                 self._end(job, error)
         self.drop_all_sessions()
-        for job in self.jobs():
+        for job in sorted(self.jobs(), key=_by_order, reverse=True):  # each is put before the last
             if job.generation is not None and job.spilled is None:
                 if not self._spilling.possible:
                     self._end(job, error)

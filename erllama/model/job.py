@@ -47,6 +47,7 @@ class Job:
         prefill_only: no token is to be sampled.
         verify_from: the first row of the prompt whose likeliest next token is wanted.
         waited: it has waited long enough for rows that are being saved.
+        shares: how many tokens its prompt has in common with others', by their numbers.
         known: how many tokens of its prompt the cache has, and when that was looked up.
         spilled: its state, while it holds no sequence although it has begun.
         put_back_again: there were no cells for that state, though nobody else was there.
@@ -78,6 +79,7 @@ class Job:
         self.verify_from: int | None = None
         self.order = 0
         self.waited = False
+        self.shares: dict[int, int] = {}
         self.known: tuple[int, int] | None = None
         self.tokens: array.array[int] | None = None if isinstance(prompt, str) else prompt
         self.entry: Entry | None = None

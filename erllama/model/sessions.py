@@ -30,6 +30,7 @@ class Live:
         stored: up to where they are in the cache.
         salt: the `cache_salt` that they belong to.
         since: when it became idle.
+        least: the fewest tokens that it can be cut to, beside none (`Capabilities.truncate`).
     """
 
     seq: int
@@ -39,11 +40,11 @@ class Live:
     stored: int
     salt: str
     since: float
+    least: int = 0
 
 
 @dataclass(slots=True)
 class _Session:
-    live: Live | None = None
     key: str | None = None
     busy: bool = False
 
@@ -53,6 +54,12 @@ class Sessions:
 
     def __init__(self) -> None:
         self._sessions: dict[str, _Session] = {}
+        self._live: dict[str, Live] = {}
+
+    @property
+    def held(self) -> int:
+        """How many sequences sessions hold that no request has taken over."""
+        return len(self._live)
 
     def claim(self, session_id: str) -> None:
         """A request is to use the session.
@@ -72,9 +79,7 @@ class Sessions:
 
     def take(self, session_id: str) -> Live | None:
         """What its last request left; it is no longer the session's."""
-        session = self._sessions[session_id]
-        live, session.live = session.live, None
-        return live
+        return self._live.pop(session_id, None)
 
     def key(self, session_id: str) -> str | None:
         """The key of the rows that its last request left in the cache."""
@@ -83,8 +88,10 @@ class Sessions:
     def release(self, session_id: str, live: Live | None, key: str | None) -> None:
         """Its request is over and leaves this; None: nothing beside what it did not take."""
         session = self._sessions[session_id]
-        session.busy, session.live = False, live or session.live
+        session.busy = False
         session.key = key or session.key
+        if live is not None:
+            self._live[session_id] = live
 
     def end(self, session_id: str) -> Live | None:
         """Forget a session; gives what it had on a sequence.
@@ -93,46 +100,29 @@ class Sessions:
             SessionBusy: a request uses it.
         """
         session = self._sessions.get(session_id)
-        if session is None:
-            return None
-        if session.busy:
+        if session is not None and session.busy:
             raise SessionBusy(
                 f"session_id: a request of session {session_id!r} is running; end that first"
             )
-        del self._sessions[session_id]
-        return session.live
+        self._sessions.pop(session_id, None)
+        return self._live.pop(session_id, None)
 
     def idle_longest(self) -> Live | None:
         """Take the sequence of the session that has been idle for longest."""
-        idle = self._idle()
-        if not idle:
+        if not self._live:
             return None
-        session = min(idle, key=lambda one: one.live.since if one.live else 0.0)
-        live, session.live = session.live, None
-        return live
+        return self._live.pop(min(self._live, key=lambda name: self._live[name].since))
 
     def idle_since(self, before: float) -> list[Live]:
         """Take the sequences of all that have been idle since before then."""
-        due = []
-        for session in self._idle():
-            if session.live is not None and session.live.since <= before:
-                due.append(session.live)
-                session.live = None
-        return due
-
-    @property
-    def held(self) -> int:
-        """How many sequences idle sessions hold."""
-        return len(self._idle())
-
-    def _idle(self) -> list[_Session]:
-        return [session for session in self._sessions.values() if session.live is not None]
+        due = [name for name, live in self._live.items() if live.since <= before]
+        return [self._live.pop(name) for name in due]
 
     def _forget_old(self) -> None:
         if len(self._sessions) <= _REMEMBERED:
             return
-        for session_id, session in list(self._sessions.items()):
-            if not session.busy and session.live is None:
+        for session_id, session in self._sessions.items():
+            if not session.busy and session_id not in self._live:
                 del self._sessions[session_id]
                 return
 
@@ -154,6 +144,6 @@ def reusable(
     if exact:
         n, resumes = min(n, live.pure_end), False
         n -= n % granule
-    if n < len(live.tokens) and not truncate:
+    if n < len(live.tokens) and (n < live.least or not truncate):
         return 0, False
     return n, resumes

@@ -74,6 +74,12 @@ def test_a_state_that_cannot_be_cut_is_kept_whole_or_not_at_all() -> None:
     assert keeps(live([1, 2, 3], sampled=4), [1, 2, 9, 4], truncate=False) == (0, False)
 
 
+def test_a_window_is_not_cut_to_where_its_rows_are_gone() -> None:
+    held = live([1, 2, 3, 4], least=2)
+    assert keeps(held, [1, 2, 9]) == (2, False)
+    assert keeps(held, [1, 9, 9]) == (0, False)
+
+
 @example(64, 64, 64, 64)
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 300), st.integers(0, 300))
 def test_an_exact_prompt_keeps_whole_granules_that_a_cold_run_would_make(

@@ -8,6 +8,7 @@ was freed, no task is left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from erllama import (
     ModelNotFound,
     QueueFull,
     Runtime,
+    SessionBusy,
     Stream,
 )
 from erllama.actor import Ref, kill
@@ -40,14 +42,14 @@ from erllama.actor.testing import settle
 from erllama.backend.base import StepPlan
 from erllama.model.job import Job
 from erllama.model.submission import Submission
-from tests.model.staging import PATIENCE_S, Stage, always, never, until
+from tests.model.staging import PATIENCE_S, Stage, always, floor_of, never, until
 
 T = TypeVar("T")
 
 MAX_QUEUE = 4
 MAX_TOKENS = 3
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": MAX_TOKENS}
-ERRORS = (CallTimeout, EngineCrashed, ModelNotFound, QueueFull)
+ERRORS = (CallTimeout, EngineCrashed, ModelNotFound, QueueFull, SessionBusy)
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Asked:
 class ModelMachine(RuleBasedStateMachine):
     """One runtime, one model, one user who does everything at once."""
 
+    n_seq_max = 1
     arrivals: list[bytes]
     """The prompts in the order in which they reached a mailbox, of all incarnations."""
 
@@ -90,7 +93,12 @@ class ModelMachine(RuleBasedStateMachine):
         self.stage = Stage()
         self.runtime = Runtime(backend=lambda: self.stage.backend, restart_intensity=1_000)
         await self.runtime.start()
-        self.model = await self.runtime.load_model("m.gguf", max_queue=MAX_QUEUE, n_batch=64)
+        self.model = await self._load()
+
+    async def _load(self) -> Model:
+        return await self.runtime.load_model(
+            "m.gguf", max_queue=MAX_QUEUE, n_batch=64, n_seq_max=self.n_seq_max
+        )
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         async def patiently() -> T:
@@ -112,16 +120,15 @@ class ModelMachine(RuleBasedStateMachine):
         self.run(self._ask(n, streamed=streamed, rows=rows, text=text, timeout=timeout))
 
     async def _ask(
-        self, n: int, *, streamed: bool, rows: int, text: bool, timeout: float | None
+        self, n: int, *, streamed: bool, rows: int, text: bool, timeout: float | None, **more: Any
     ) -> None:
+        options = {"timeout": timeout, **GREEDY, **more}
         for _ in range(n):
             self.count += 1
             name = f"{self.count:05}" + "." * (rows if not text else rows * 10)
             prompt: Any = name if text else list(name.encode())
-            stream = self.model.stream(prompt, timeout=timeout, **GREEDY) if streamed else None
-            work = (
-                read(stream) if stream else self.model.complete(prompt, timeout=timeout, **GREEDY)
-            )
+            stream = self.model.stream(prompt, **options) if streamed else None
+            work = read(stream) if stream else self.model.complete(prompt, **options)
             task = asyncio.create_task(work)
             self.asked.append(Asked(name[:5].encode(), task, stream, may_time_out=timeout == 1e-6))
         await asyncio.sleep(0)
@@ -197,21 +204,27 @@ class ModelMachine(RuleBasedStateMachine):
         self.stage.resume()
         self.paused = False
         await self.model.unload()
-        self.model = await self.runtime.load_model("m.gguf", max_queue=MAX_QUEUE, n_batch=64)
+        self.model = await self._load()
 
     # What is always true
 
     @invariant()
     def the_gauges_are_possible(self) -> None:
         status = self.run(status_of(self.model))
-        assert status.active in (0, 1)
-        assert 0 <= status.pending <= MAX_QUEUE
-        assert status.active == (status.phase == "running")
+        assert 0 <= status.active <= self.n_seq_max
+        # those that gave their sequences up are counted too
+        assert 0 <= status.pending <= MAX_QUEUE + self.moved_off
+        assert not status.active or status.phase == "running"
         assert status.heartbeat_age_s >= 0
 
+    @property
+    def moved_off(self) -> int:
+        return len(self.asked) if self.n_seq_max > 1 else 0
+
+    @precondition(lambda self: self.n_seq_max == 1)
     @invariant()
     def requests_are_begun_once_and_in_the_order_in_which_they_came(self) -> None:
-        begun = [prompt_of(plan) for plan in list(self.stage.plans) if plan.begin]
+        begun = [prompt_of(plan) for plan in list(self.stage.plans) if plan.begin and plan.prefill]
         begun = [prompt for prompt in begun if prompt.isdigit()]
         assert len(begun) == len(set(begun))
         arrived = iter(self.arrivals)
@@ -256,6 +269,7 @@ class ModelMachine(RuleBasedStateMachine):
         await self._repeat()
         status = self.model.status()
         assert (status.phase, status.active, status.pending) == ("idle", 0, 0)
+        floor_of(self.model).check_integrity()
         await self.runtime.stop()
         await settle()
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -276,6 +290,43 @@ class ModelMachine(RuleBasedStateMachine):
                     break
             assert again.tokens == done.tokens
         await until(lambda: self.model.status().phase == "idle")
+
+
+class ManyMachine(ModelMachine):
+    """The same with several sequences: classes of priority, sessions, readers that lag."""
+
+    n_seq_max = 3
+
+    @rule(
+        n=st.integers(1, 4),
+        rows=st.sampled_from([1, 70, 200]),
+        priority=st.sampled_from(["low", "normal", "high"]),
+        session=st.sampled_from([None, None, "a", "b"]),
+        salt=st.sampled_from(["", "", "salt"]),
+    )
+    def ask_more(self, n: int, *, rows: int, priority: str, session: str | None, salt: str) -> None:
+        self.run(
+            self._ask(
+                n if session is None else 1,
+                streamed=True,
+                rows=rows,
+                text=False,
+                timeout=None,
+                priority=priority,
+                session_id=session,
+                cache_salt=salt,
+                stream_buffer=1,
+            )
+        )
+
+    @rule(name=st.sampled_from(["a", "b"]))
+    def end_session(self, name: str) -> None:
+        self.run(self._end_session(name))
+
+    async def _end_session(self, name: str) -> None:
+        if self.model.status().phase in ("idle", "running"):
+            with contextlib.suppress(SessionBusy, EngineCrashed, ModelNotFound):
+                await self.model.end_session(name)
 
 
 async def status_of(model: Model) -> Any:
@@ -317,9 +368,10 @@ def prompt_of_job(job: Job) -> bytes:
 CALM = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
-def test_a_model_survives_whatever_users_and_faults_do() -> None:
+@pytest.mark.parametrize("machine", [ModelMachine, ManyMachine])
+def test_a_model_survives_whatever_users_and_faults_do(machine: type[ModelMachine]) -> None:
     run_state_machine_as_test(
-        ModelMachine,
+        machine,
         settings=settings(
             max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=CALM
         ),
@@ -328,9 +380,12 @@ def test_a_model_survives_whatever_users_and_faults_do() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
-def test_a_model_survives_whatever_users_and_faults_do_at_length() -> None:
+@pytest.mark.parametrize("machine", [ModelMachine, ManyMachine])
+def test_a_model_survives_whatever_users_and_faults_do_at_length(
+    machine: type[ModelMachine],
+) -> None:
     run_state_machine_as_test(
-        ModelMachine,
+        machine,
         settings=settings(
             max_examples=1_500, stateful_step_count=60, deadline=None, suppress_health_check=CALM
         ),
