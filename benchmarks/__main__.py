@@ -22,6 +22,7 @@ NAMES = (
     "import_time",
     "load_company",
     "cache_speed",
+    "sampling",
     "many_streams",
     "shared_prefix",
     "stall",

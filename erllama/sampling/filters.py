@@ -26,7 +26,7 @@ def ranked(logits: Floats, k: int) -> Floats:
     """The `k` largest of `logits`, or all there are, from the largest down; -inf left out."""
     if k < len(logits):
         logits = _largest(logits, k)
-    down = np.sort(logits)[::-1][:k]
+    down = np.ascontiguousarray(np.sort(logits)[::-1][:k])
     return down[: above(down, np.float32(-np.inf))] if len(down) and down[-1] == -np.inf else down
 
 
@@ -57,7 +57,7 @@ def typical(down: Floats, p: float) -> Run:
     weight = weights(down)
     running = Running(weight)
     surprise = (down[0] + np.float32(math.log(running.total))) - down
-    expected = (weight * surprise).sum(dtype=np.float64) / running.total
+    expected = float(np.einsum("i,i", weight, surprise)) / running.total
     np.subtract(surprise, np.float32(expected), out=surprise)
     return _nearest(np.abs(surprise, out=surprise), running, p * running.total)
 

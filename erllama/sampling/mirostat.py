@@ -12,7 +12,7 @@ import numpy as np
 
 from erllama.sampling import filters
 from erllama.sampling.plan import Mirostat
-from erllama.sampling.running import Floats
+from erllama.sampling.running import Floats, Running
 
 _ESTIMATED_FROM = 100  # likeliest tokens; m in the paper
 
@@ -36,8 +36,9 @@ class MirostatState:
             kept = self._likeliest(weight, n_vocab)
         else:
             kept = self._unsurprising(weight)
-        rank = filters.pick(down[:kept], uniform)
-        share = float(weight[rank]) / float(weight[:kept].sum(dtype=np.float64))
+        running = Running(weight[:kept])
+        rank = running.reach(running.total * uniform)
+        share = float(weight[rank]) / running.total
         self.mu -= self._stage.eta * (-math.log2(share) - self._stage.tau)
         return rank
 
@@ -45,7 +46,7 @@ class MirostatState:
         """Version 2: how many have a surprise of at most `mu`."""
         if self.mu <= 0:
             return 1
-        total = float(weight.sum(dtype=np.float64))
+        total = float(weight.sum())
         least = np.float32(total * 2.0**-self.mu)
         return max(len(weight) - int(np.searchsorted(weight[::-1], least)), 1)
 

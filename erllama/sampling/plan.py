@@ -151,7 +151,8 @@ class SamplerPlan(msgspec.Struct, frozen=True):
     @property
     def needs_preparing(self) -> bool:
         """Whether `Engine.prepare` has something to check or to do."""
-        return any(isinstance(stage, LogitBias | Grammar | Dry) for stage in self.stages)
+        asking = LogitBias | IgnoreEnd | Grammar | Dry
+        return any(isinstance(stage, asking) for stage in self.stages)
 
     @property
     def grammar(self) -> str | None:

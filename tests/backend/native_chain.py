@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,29 @@ def native_draw(
     token = int(array.data[array.selected].id)
     lib.llama_sampler_free(chain)
     return token
+
+
+def native_chooser(
+    plan: SamplerPlan, n: int, history: Sequence[int]
+) -> Callable[[np.ndarray[Any, Any], int], int]:
+    """llama.cpp's chain as a program would use it: made once, seeded once, never freed."""
+    lib = llama()
+    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    for stage in plan.stages:
+        lib.llama_sampler_chain_add(chain, _native(stage, n, 1, len(history), None))
+    if not plan.stages or not isinstance(plan.stages[-1], Greedy | Mirostat):
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_dist(1))
+    for token in history:
+        lib.llama_sampler_accept(chain, token)
+
+    def choose(logits: np.ndarray[Any, Any], _: int) -> int:
+        table = candidates(logits)
+        array = apply(chain, table)
+        token = int(array.data[array.selected].id)
+        lib.llama_sampler_accept(chain, token)
+        return token
+
+    return choose
 
 
 def native_logits(stage: Stage, vocab: Any, n: int, history: Sequence[int]) -> np.ndarray[Any, Any]:

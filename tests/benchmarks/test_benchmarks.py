@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import NAMES, main
+from benchmarks.sampling import SETTINGS
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine makes benchmarks slow, not wrong
 
@@ -53,6 +54,10 @@ FIGURES = {
         "tiny: fifty conversations, copies of their system prompt",
         "lookup of 30,000 tokens among 2,000 rows",
         "index memory a row, beside its tokens",
+    ],
+    "sampling": [
+        *(f"2,000: {name}" for name in SETTINGS),
+        *(f"2,000: json grammar, {what}" for what in ("mean", "worst", "again")),
     ],
     "many_streams": [f"tiny: {count} streams, erllama/plain loop" for count in (1, 4, 8)],
     "shared_prefix": ["tiny: 8 agents, time, erllama/plain loop"],

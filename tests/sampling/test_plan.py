@@ -131,6 +131,18 @@ def test_only_what_looks_at_the_tokens_before_needs_them() -> None:
     assert not plan_sampler(SamplingParams(**others)).needs_history
 
 
+def test_only_what_asks_something_of_the_vocabulary_needs_preparing() -> None:
+    asking: list[dict[str, Any]] = [
+        {"grammar": "x"},
+        {"logit_bias": {1: 1.0}},
+        {"ignore_eos": True},
+        {"dry_multiplier": 1.0},
+    ]
+    assert all(plan_sampler(SamplingParams(**one)).needs_preparing for one in asking)
+    others: dict[str, Any] = {"mirostat": 1, "repeat_penalty": 2.0, "logprobs": 1}
+    assert not plan_sampler(SamplingParams(**others)).needs_preparing
+
+
 @pytest.mark.parametrize("bias", [1.0, float("-inf")])
 def test_a_bias_for_a_token_that_there_is_not_is_refused(bias: float) -> None:
     plan = plan_sampler(SamplingParams(logit_bias={9: bias}))

@@ -11,17 +11,22 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from erllama.backend.llama.vocabulary import Vocabulary
-from erllama.sampling import Dry, Grammar, SamplerPlan, check_biases
+from erllama.sampling import Dry, Grammar, IgnoreEnd, SamplerPlan, check_biases
 from erllama.sampling.automaton import Automaton, TokenBytes
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
 from erllama.sampling.history import Breakers
 from erllama.sampling.spelling import merged, spelling
 
-_REMEMBERED = 16  # grammars and breakers
+_AUTOMATA = 16
+_SPELLINGS = 512
 
 
 class Words:
-    """See `erllama.sampling.chain.Words`. `prepare` may be called from any thread."""
+    """See `erllama.sampling.chain.Words`. `prepare` may be called from any thread.
+
+    The lane never waits for a grammar or a breaker that a worker is at: those are made without the
+    lock, and if need be twice.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -44,13 +49,14 @@ class Words:
         check_biases(plan, self.size)
         for stage in plan.stages:
             match stage:
+                case IgnoreEnd():
+                    self.ending()
                 case Dry():
                     self.breakers(stage.breakers)
                 case Grammar(text):
                     self.tokens()
-                    with self._lock:
-                        if text not in self._automata:
-                            self._remember_automaton(text, compile_grammar(text))
+                    if self._automaton(text) is None:
+                        self._remember_automaton(text, compile_grammar(text))
 
     def ending(self) -> Sequence[int]:
         if self._ending is None:
@@ -70,31 +76,38 @@ class Words:
 
     def breakers(self, texts: Sequence[str]) -> Breakers:
         tokens = self.tokens()
-        with self._lock:
-            return merged([self._spelling(text, tokens) for text in texts])
+        return merged([self._spelling(text, tokens) for text in texts])
 
     def constraint(self, grammar: str) -> GrammarConstraint:
         tokens = self.tokens()
-        with self._lock:
-            automaton = self._automata.get(grammar)
-            if automaton is None or automaton.full:
-                automaton = compile_grammar(grammar)
-            self._remember_automaton(grammar, automaton)
+        automaton = self._automaton(grammar)
+        if automaton is None:
+            automaton = compile_grammar(grammar)
+        self._remember_automaton(grammar, automaton)
         return GrammarConstraint(automaton, tokens, self.ending())
 
     def _spelling(self, text: str, tokens: TokenBytes) -> Breakers:
-        known = self._spellings.get(text)
+        with self._lock:
+            known = self._spellings.get(text)
         if known is None:
-            known = self._spellings[text] = spelling(text, tokens, self._tokenized)
-            if len(self._spellings) > _REMEMBERED:
-                self._spellings.popitem(last=False)
+            known = spelling(text, tokens, self._tokenized)
+            with self._lock:
+                self._spellings[text] = known
+                if len(self._spellings) > _SPELLINGS:
+                    self._spellings.popitem(last=False)
         return known
 
     def _tokenized(self, text: str) -> Sequence[int]:
         return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
 
+    def _automaton(self, text: str) -> Automaton | None:
+        with self._lock:
+            known = self._automata.get(text)
+        return None if known is None or known.full else known
+
     def _remember_automaton(self, text: str, automaton: Automaton) -> None:
-        self._automata[text] = automaton
-        self._automata.move_to_end(text)
-        if len(self._automata) > _REMEMBERED:
-            self._automata.popitem(last=False)
+        with self._lock:
+            self._automata[text] = automaton
+            self._automata.move_to_end(text)
+            if len(self._automata) > _AUTOMATA:
+                self._automata.popitem(last=False)

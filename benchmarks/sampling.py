@@ -1,0 +1,130 @@
+"""What choosing a token costs, by setting, at vocabularies of 32,000 and 128,000 tokens.
+
+Beside it llama.cpp's own chain for the same plan, fed with the same logits. Both choose from flat
+logits, as a random model's: there every filter has the most to do. No model is needed; grammars are
+followed over a made-up vocabulary of bytes, words and punctuation.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Figure, Options, Target, middle
+from erllama.sampling import SamplerPlan, SamplingParams, plan_sampler
+from erllama.sampling.automaton import TokenBytes
+from erllama.sampling.chain import Chain, Constraint
+from erllama.sampling.constraint import GrammarConstraint, compile_grammar
+from erllama.sampling.history import Breakers
+from tests.backend.native_chain import native_chooser
+from tests.sampling.grammars import JSON
+
+NAME = "sampling"
+TARGET = Target("below", 1_000.0)
+HISTORY = 4_000  # tokens of context
+
+OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0},
+    "default": {},
+    "temperature alone": OFF,
+    "top_p alone": {**OFF, "top_p": 0.95},
+    "min_p alone": {**OFF, "min_p": 0.05},
+    "typical alone": {**OFF, "typical_p": 0.9},
+    "xtc alone": {**OFF, "xtc_probability": 1.0, "xtc_threshold": 1e-6},
+    "penalties of 64": {"repeat_penalty": 1.1, "frequency_penalty": 0.1},
+    "penalties of all": {"repeat_penalty": 1.1, "frequency_penalty": 0.1, "repeat_last_n": -1},
+    "dry": {"dry_multiplier": 0.8, "dry_sequence_breakers": []},
+    "mirostat": {"mirostat": 1},
+    "mirostat 2": {"mirostat": 2},
+    "logprobs": {"logprobs": 5},
+}
+
+
+class MadeUpWords:
+    """256 bytes, and random words and punctuation; the last token ends a text."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        choose = random.Random(size)
+        pieces = {bytes([byte]): None for byte in range(256)}
+        while len(pieces) < size - 1:
+            pieces[_word(choose).encode()] = None
+        self._tokens = TokenBytes([*pieces, b""])
+
+    def ending(self) -> Sequence[int]:
+        return [self.size - 1]
+
+    def breakers(self, texts: Sequence[str]) -> Breakers:
+        return {}
+
+    def constraint(self, grammar: str) -> Constraint:
+        return GrammarConstraint(compile_grammar(grammar), self._tokens, self.ending())
+
+
+def run(options: Options) -> list[Figure]:
+    figures: list[Figure] = []
+    for size in (2_000,) if options.quick else (32_000, 128_000):
+        words = MadeUpWords(size)
+        for name, setting in SETTINGS.items():
+            plan = plan_sampler(SamplingParams(**setting))
+            figures.append(_setting(f"{size:,}: {name}", plan, words, options))
+        figures += _grammar(size, words, options)
+    return figures
+
+
+def _setting(name: str, plan: SamplerPlan, words: MadeUpWords, options: Options) -> Figure:
+    rng = np.random.default_rng(1)
+    history = rng.integers(0, words.size, HISTORY).tolist()
+    rows = [rng.standard_normal(words.size).astype(np.float32) for _ in range(4)]
+    chain = Chain(plan, words, history)
+    native = native_chooser(plan, words.size, history)
+    ours, theirs = [], []
+    for turn in range(options.times(24, 2)):
+        row = rows[turn % len(rows)]
+        ours.append(_microseconds(chain.sample, row, turn))
+        theirs.append(_microseconds(native, row, turn))
+    detail = {"llama_cpp_us": middle(theirs), "ratio": middle(ours) / middle(theirs)}
+    return Figure(NAME, name, middle(ours), "us/token", TARGET, dict(detail))
+
+
+def _grammar(size: int, words: MadeUpWords, options: Options) -> list[Figure]:
+    """Random JSON: what places cost that were not met before, and those that were."""
+    rng = np.random.default_rng(2)
+    first, again = [], []
+    constraint = words.constraint(JSON)
+    for _ in range(options.times(300, 5)):
+        row = rng.standard_normal(size).astype(np.float32)
+        first.append(_microseconds(constraint.apply, row))
+        again.append(_microseconds(constraint.apply, row))
+        token = int(row.argmax())
+        if token == size - 1:
+            constraint = words.constraint(JSON)
+        else:
+            constraint.accept(token)
+    mean = float(np.mean(first))
+    return [
+        Figure(NAME, f"{size:,}: json grammar, mean", mean, "us/token", TARGET),
+        Figure(NAME, f"{size:,}: json grammar, worst", max(first), "us/token"),
+        Figure(NAME, f"{size:,}: json grammar, again", middle(again), "us/token", TARGET),
+    ]
+
+
+def _microseconds(work: Callable[..., object], *arguments: object) -> float:
+    """Of this thread's processor time: other processes do not count."""
+    started = time.thread_time_ns()
+    work(*arguments)
+    return (time.thread_time_ns() - started) / 1e3
+
+
+def _word(choose: random.Random) -> str:
+    if choose.random() < 0.1:
+        return "".join(choose.choices('0123456789{}[]":,. \n\t', k=choose.randint(2, 6)))
+    letters = choose.choices(
+        "etaoinshrdlucmfwypvbgkjqxz", range(26, 0, -1), k=choose.randint(2, 10)
+    )
+    return (" " if choose.random() < 0.5 else "") + "".join(letters)

@@ -1,0 +1,76 @@
+"""What is remembered of a vocabulary for the next chain."""
+
+from __future__ import annotations
+
+import pytest
+
+from erllama import InvalidGrammar, RequestError
+from erllama.backend.llama import words as module
+from erllama.backend.llama.vocabulary import Vocabulary
+from erllama.backend.llama.words import Words
+from erllama.sampling import SamplingParams, plan_sampler
+from erllama.sampling.automaton import Automaton
+from erllama.sampling.constraint import compile_grammar
+
+
+def grammar(n: int) -> str:
+    return f'root ::= "a"{{{n}}}'
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The grammars that are compiled."""
+    texts: list[str] = []
+
+    def counted(text: str) -> Automaton:
+        texts.append(text)
+        return compile_grammar(text)
+
+    monkeypatch.setattr(module, "compile_grammar", counted)
+    return texts
+
+
+def test_a_prepared_grammar_is_compiled_once(vocabulary: Vocabulary, compiled: list[str]) -> None:
+    words = Words(vocabulary)
+    for _ in range(3):
+        words.prepare(plan_sampler(SamplingParams(grammar=grammar(1))))
+        words.constraint(grammar(1))
+    assert compiled == [grammar(1)]
+
+
+def test_of_many_grammars_those_used_last_are_remembered(
+    vocabulary: Vocabulary, compiled: list[str]
+) -> None:
+    words = Words(vocabulary)
+    for n in range(1, 40):
+        words.constraint(grammar(1))
+        words.constraint(grammar(n))
+    words.constraint(grammar(39))
+    words.constraint(grammar(2))
+    assert compiled == [grammar(n) for n in range(1, 40)] + [grammar(2)]
+
+
+def test_a_wrong_grammar_is_not_remembered(vocabulary: Vocabulary, compiled: list[str]) -> None:
+    words = Words(vocabulary)
+    for _ in range(2):
+        with pytest.raises(InvalidGrammar):
+            words.prepare(plan_sampler(SamplingParams(grammar="root ::= x")))
+    assert len(compiled) == 2
+
+
+def test_tokens_that_end_a_generation_have_no_text_in_grammars(vocabulary: Vocabulary) -> None:
+    words = Words(vocabulary)
+    assert words.ending()
+    pieces = words.tokens().pieces
+    assert len(pieces) == vocabulary.size
+    for token in range(vocabulary.size):
+        ends = token in words.ending()
+        assert vocabulary.ends(token) is ends
+        assert pieces[token] == (b"" if ends else vocabulary.piece(token))
+
+
+def test_a_bias_is_checked_against_the_vocabulary(vocabulary: Vocabulary) -> None:
+    words = Words(vocabulary)
+    words.prepare(plan_sampler(SamplingParams(logit_bias={words.size - 1: 1.0})))
+    with pytest.raises(RequestError, match="logit_bias"):
+        words.prepare(plan_sampler(SamplingParams(logit_bias={words.size: 1.0})))
