@@ -43,6 +43,7 @@ class Inbox:
         self._calls: deque[_Call] = deque()
         self._lock = threading.Lock()
         self._fd: int | None = None
+        self._write = _write() if sys.platform == "linux" else None
 
     @property
     def is_open(self) -> bool:
@@ -83,9 +84,9 @@ class Inbox:
         with self._lock:
             if self._loop.is_closed():
                 return
-            if self._fd is not None:
+            if self._fd is not None and self._write is not None:
                 self._calls.append((callback, arguments))
-                if _write()(self._fd, _ONE, len(_ONE)) == len(_ONE):
+                if self._write(self._fd, _ONE, 8) == 8:
                     return
                 callback, arguments = self._deliver, ()
             with contextlib.suppress(RuntimeError):  # closed just now: nobody is left to tell

@@ -41,6 +41,14 @@ class Batch:
         self._logits[n - 1] = prefill.logits or prefill.greedy > 0
         self.native.n_tokens = n
 
+    def fill_row(self, row: Row) -> None:
+        """One token of one sequence, the commonest step of all."""
+        self._token[0] = row.token
+        self._pos[0] = row.pos
+        self._seq[0] = row.seq
+        self._logits[0] = 1
+        self.native.n_tokens = 1
+
     def fill_rows(self, rows: Sequence[Row], unread: Sequence[int] = ()) -> None:
         """One token each of several sequences; of the rows numbered in `unread` no logits."""
         n = len(rows)

@@ -11,7 +11,7 @@ Contract
               padding rows are gone when `step` returns, however the call ended.
     Context   `rebuild` makes another one in place of the first, with the same parameters. While
               none could be made there is none, and every step fails.
-    Freeing   context, model, in this order, once, on the lane.
+    Freeing   samplers, context, model, in this order, once, on the lane.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ from erllama.backend.llama.abort import AbortFlag
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.library import LogLines, capture_log, llama
 from erllama.backend.llama.logits import LogitRows, Logits, are_finite
+from erllama.backend.llama.native_sampler import NativeSampler
 from erllama.backend.llama.readers import Readers
 from erllama.backend.llama.room import Room, padded_rows
 from erllama.backend.llama.rows import Layout, pad_gaps, pad_to
-from erllama.backend.llama.sampler import Sampler, make_sampler
+from erllama.backend.llama.sampler import NOT_FINITE, GreedySampler, Sampler, make_sampler
 from erllama.backend.llama.states import StateFrame, States, WholeFrame, WholeStates
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.llama.words import Words
@@ -54,7 +55,6 @@ from erllama.backend.plan_check import check_plan, sequences
 from erllama.errors import DecodeFailed, NotSupported
 from erllama.sampling import SamplerPlan
 
-_NOT_FINITE = "the logits are not finite: the weights are damaged"
 _NO_CONTEXT = "the engine has no context; rebuild it"
 _STATUS: dict[int, StepStatus] = {0: "done", 1: "no_slot", 2: "aborted"}  # llama_decode, llama.h
 
@@ -267,6 +267,10 @@ class LlamaEngine:
             batch.fill_prefill(plan.prefill)
             self._rows = {plan.prefill.seq: len(plan.prefill.tokens) - 1}
             return ()
+        if len(plan.rows) == 1 and not self.capabilities.deterministic:
+            batch.fill_row(plan.rows[0])
+            self._rows = {plan.rows[0].seq: 0}
+            return ()
         layout = self._lay_out(plan.rows)
         self._rows = {row.seq: i for i, row in enumerate(layout.rows)}
         if self.capabilities.deterministic:
@@ -328,7 +332,7 @@ class LlamaEngine:
         end = len(plan.prefill.tokens)
         rows = [self._logits(row) for row in range(end - plan.prefill.greedy, end)]
         if not all(are_finite(logits) for logits in rows):
-            failures[plan.prefill.seq] = _NOT_FINITE
+            failures[plan.prefill.seq] = NOT_FINITE
             return ()
         return tuple(int(logits.argmax()) for logits in rows if logits is not None)
 
@@ -355,9 +359,12 @@ class LlamaEngine:
         sampler = self._samplers[draw.seq]
         given = None if draw.logits is None else np.frombuffer(draw.logits, np.float32)
         logits = self._logits(row) if given is None else given
-        if logits is None or not are_finite(logits):
-            raise DecodeFailed(_NOT_FINITE)
-        token, logprobs = sampler.sample(logits, draw.seed)
+        if logits is None or not (isinstance(sampler, GreedySampler) or are_finite(logits)):
+            raise DecodeFailed(NOT_FINITE)
+        if given is None and isinstance(sampler, NativeSampler):
+            token, logprobs = sampler.sample_row(self._context, row, draw.seed), None
+        else:
+            token, logprobs = sampler.sample(logits, draw.seed)
         piece, end = self._vocabulary.sampled(token)
         return Sampled(draw.seq, token, piece, end, logprobs, sampler.mu)
 

@@ -7,13 +7,11 @@ carry llama.cpp's own words; everything else goes to the logger `erllama.llama`.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import logging
 import pathlib
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 log = logging.getLogger("erllama.llama")
@@ -38,15 +36,18 @@ class LogLines:
         return "llama.cpp gave no reason"
 
 
-@contextlib.contextmanager
-def capture_log() -> Iterator[LogLines]:
+class capture_log:  # noqa: N801 (used as a function; a class, for it stands in every step)
     """Collect llama.cpp's log lines of this thread."""
-    outer = getattr(_thread, "lines", None)
-    lines = _thread.lines = LogLines()
-    try:
-        yield lines
-    finally:
-        _thread.lines = outer
+
+    __slots__ = ("_lines", "_outer")
+
+    def __enter__(self) -> LogLines:
+        self._outer = getattr(_thread, "lines", None)
+        self._lines = _thread.lines = LogLines()
+        return self._lines
+
+    def __exit__(self, *_: object) -> None:
+        _thread.lines = self._outer
 
 
 @functools.cache

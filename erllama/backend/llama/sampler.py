@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from erllama.backend.base import Begin
+from erllama.backend.llama.native_sampler import NativeSampler, is_native
 from erllama.backend.llama.words import Words
 from erllama.errors import DecodeFailed, InvalidGrammar
+from erllama.sampling import Greedy
 from erllama.sampling.chain import Chain, NothingToDraw
 from erllama.sampling.logprobs import LogProbs
 from erllama.sampling.running import Floats
 from erllama.types import TokenLogprobs
+
+NOT_FINITE = "the logits are not finite: the weights are damaged"
 
 
 class Sampler(Protocol):
@@ -30,12 +35,28 @@ class Sampler(Protocol):
 
 def make_sampler(begin: Begin, words: Words) -> Sampler:
     """The sampler that `begin` asks for; if there can be none, one that says so when it draws."""
+    if begin.sampler.stages == (Greedy(),) and begin.sampler.logprobs is None:
+        return GreedySampler()
+    if is_native(begin.sampler):
+        return NativeSampler(begin.sampler)
     try:
         chain = Chain(begin.sampler, words, begin.history, begin.grammar_from)
     except (InvalidGrammar, NothingToDraw) as error:
         return BrokenSampler(str(error))
     chain.mu = begin.mu
     return ChainSampler(chain, begin.sampler.logprobs)
+
+
+class GreedySampler:
+    """Takes the likeliest token; see `Sampler`. Looks at the logits once, also for damage."""
+
+    mu = None
+
+    def sample(self, logits: Floats, seed: int) -> tuple[int, TokenLogprobs | None]:
+        token = int(logits.argmax())  # the first one that is not a number, if there is any
+        if not math.isfinite(logits[token]):
+            raise DecodeFailed(NOT_FINITE)
+        return token, None
 
 
 class ChainSampler:
