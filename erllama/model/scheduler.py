@@ -12,6 +12,7 @@ ones do not wait for long ones. One that was passed over too often goes first, s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -128,7 +129,8 @@ class Scheduler:
         self._granule = granule
         self._stall_s = stall_s
         self._shares = ClassShares()
-        self._prompt_next = False
+        self._since_decode = math.inf  # seconds of slices since the last decode step
+        self._last = -1  # whose slice was the latest
         self.pace = pace
 
     def plan(
@@ -143,12 +145,12 @@ class Scheduler:
         """
         decoding = [entry.seq for entry in entries if entry.ready and not entry.left]
         prompts = [entry for entry in entries if entry.ready and entry.left]
-        if decoding and not (prompts and self._prompt_next):
+        chosen = self._choose(prompts, now) if prompts else None
+        if decoding and not (chosen and self._fits(chosen)):
             alone = [entry.seq for entry in entries if entry.alone and entry.seq in decoding]
             return Decode(tuple(alone[:1] or sorted(decoding)))
-        if not prompts:
+        if chosen is None:
             return None
-        chosen = self._choose(prompts, now)
         return Slice(chosen.seq, self._limit(chosen, bool(decoding), contended))
 
     def took(self, decision: Decision, entries: Sequence[Entry], seconds: float) -> None:
@@ -160,16 +162,34 @@ class Scheduler:
             seconds: that it took on the lane.
         """
         if isinstance(decision, Decode):
-            self._prompt_next = True
+            self._since_decode = 0.0
             self.pace.note_decode(seconds)
             return
-        self._prompt_next = False
+        self._since_decode += seconds
+        self._last = decision.seq
         for entry in entries:
             if entry.seq == decision.seq:
                 entry.passed = 0
                 self._shares.charge(entry.priority, seconds)
             elif entry.ready and entry.left:
                 entry.passed += 1
+
+    def _fits(self, entry: Entry) -> bool:
+        """Whether another slice may go before the next decode step.
+
+        One always may. Further ones that make another prompt complete, as far as the pause allows:
+        a step for a few rows that could have waited for more costs about as much as one for all.
+        """
+        if self._since_decode == 0.0:
+            return True
+        if not self.pace.prefill_rate or entry.left > self._granule or entry.seq == self._last:
+            return False
+        return entry.left / self.pace.prefill_rate <= self._spare_s
+
+    @property
+    def _spare_s(self) -> float:
+        """Seconds that slices may take before the next decode step."""
+        return self._stall_s - self.pace.decode_s - self._since_decode
 
     def _choose(self, prompts: list[Entry], now: float) -> Entry:
         first = self._shares.first({entry.priority for entry in prompts})
@@ -190,7 +210,7 @@ class Scheduler:
         """Rows of a slice: all that fit, or what fits between two tokens of the others."""
         limit = min(entry.most, self._n_batch) if entry.most else self._n_batch
         if decoding:
-            seconds = self._stall_s - self.pace.decode_s
+            seconds = self._spare_s
         elif contended:
             seconds = CONTENDED_S
         else:

@@ -180,6 +180,28 @@ def test_one_that_is_suspected_of_failing_is_computed_alone() -> None:
     assert planner.plan(entries, now=0.0) == Decode((0, 1, 3))
 
 
+def test_short_prompts_are_completed_before_the_next_decode_step_as_far_as_the_pause_allows() -> (
+    None
+):
+    planner = scheduler(stall_s=0.1)
+    planner.pace.note_prefill(64, 0.03)
+    entries = [entry(0), *(entry(seq, 32) for seq in range(1, 6)), entry(6, 640)]
+    planner.took(Decode((0,)), entries, 0.01)
+    sliced = 0
+    while isinstance(planned := planner.plan(entries, now=0.0), Slice):
+        planner.took(planned, entries, 0.02)
+        entries[planned.seq].left = 0
+        sliced += 1
+    assert sliced == 4  # of 20 ms each, and 10 for the decode step
+    planner.took(planned, entries, 0.01)
+    entries[5].left = 0
+    long = planner.plan(entries, now=0.0)
+    assert isinstance(long, Slice)
+    assert long.seq == 6
+    planner.took(long, entries, 0.02)
+    assert isinstance(planner.plan(entries, now=0.0), Decode)  # a long one waits its turn
+
+
 def test_a_plan_changes_nothing() -> None:
     planner = scheduler()
     entries = [entry(0), entry(1, 900, priority="low"), entry(2, 100, passed=3)]
@@ -189,7 +211,7 @@ def test_a_plan_changes_nothing() -> None:
     assert len(plans) == 1
     after = (planner.__dict__, entries_as_data(entries), vars(planner._shares))
     assert before[1:] == after[1:]
-    assert before[0]["_prompt_next"] == after[0]["_prompt_next"]
+    assert before[0]["_since_decode"] == after[0]["_since_decode"]
     assert before[0]["pace"] == after[0]["pace"]
 
 
