@@ -14,7 +14,6 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
-import crc32c as _crc32c
 import msgspec
 from msgspec import Meta
 
@@ -49,6 +48,13 @@ _HEADER = struct.Struct("<8sHHIIIQQ20s")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _ZEROS = bytes(20)
+
+
+def _crc32c(data: bytes | memoryview, crc: int = 0) -> int:
+    """CRC32C (Castagnoli); its package is imported when the first row is written or read."""
+    from crc32c import crc32c
+
+    return crc32c(data, crc)
 
 
 class BadRow(ErllamaError):
@@ -178,7 +184,7 @@ def payload_crc(buffers: Iterable[Buffer], crc: int = 0) -> int:
         crc: of what came before.
     """
     for buffer in buffers:
-        crc = _crc32c.crc32c(_view(buffer), crc)
+        crc = _crc32c(_view(buffer), crc)
     return crc
 
 
@@ -216,13 +222,13 @@ def encode_head(meta: RowMeta, *, payload_bytes: int, payload_crc: int) -> bytes
         VERSION,
         HEADER_BYTES,
         len(raw),
-        _crc32c.crc32c(raw),
+        _crc32c(raw),
         payload_crc,
         HEAD_BYTES,
         payload_bytes,
         _ZEROS,
     )
-    head = (fixed + _CRC.pack(_crc32c.crc32c(fixed)) + raw).ljust(HEAD_BYTES, b"\0")
+    head = (fixed + _CRC.pack(_crc32c(fixed)) + raw).ljust(HEAD_BYTES, b"\0")
     parse_head(head, HEAD_BYTES + payload_bytes)
     return head
 
@@ -280,7 +286,7 @@ def _read_header(head: bytes, file_size: int) -> _Header:
         raise BadRow(f"not a row: the file begins with {magic!r}")
     # Before the version: whose header is torn has no version to speak of.
     (crc,) = _CRC.unpack_from(head, _HEADER.size)
-    if crc != _crc32c.crc32c(head[: _HEADER.size]):
+    if crc != _crc32c(head[: _HEADER.size]):
         raise BadRow("the header's checksum is wrong")
     if version != VERSION:
         raise BadRow(f"row format {version} is not known here; this is {VERSION}")
@@ -300,7 +306,7 @@ def _read_header(head: bytes, file_size: int) -> _Header:
 def _read_meta(head: bytes, fixed: _Header) -> RowMeta:
     end = HEADER_BYTES + fixed.meta_bytes
     raw = head[HEADER_BYTES:end]
-    if _crc32c.crc32c(raw) != fixed.meta_crc:
+    if _crc32c(raw) != fixed.meta_crc:
         raise BadRow("the metadata's checksum is wrong")
     if any(head[end:]):
         raise BadRow("the head is not filled up with zeros")

@@ -11,9 +11,7 @@ Contract
 
 from __future__ import annotations
 
-import faulthandler
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -197,6 +195,9 @@ class Stepper:
 
 def _stacks() -> str:
     """Where all threads are."""
+    import faulthandler  # here, for nearly no program comes to need them
+    import tempfile
+
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
