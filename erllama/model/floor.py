@@ -406,6 +406,8 @@ class Floor:
     def no_slot(self, step: Step, why: str) -> None:
         """The cells did not suffice: free some, take less, or wait; then it is tried again."""
         jobs = self._going_on(step)
+        if self._ended:  # the cells of requests that ended are free with the next step
+            return
         idle = self._sessions.idle_longest()
         if idle is not None:
             self.give_back(idle.seq)

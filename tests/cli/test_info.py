@@ -81,4 +81,4 @@ def test_a_damaged_file_exits_with_1_and_the_reason(tmp_path: Path, chat_model: 
 def test_the_hash_of_a_file_is_remembered_between_runs(tmp_path: Path, chat_model: Path) -> None:
     run_erllama("info", chat_model, "-q", XDG_CACHE_HOME=str(tmp_path))
     remembered = json.loads((tmp_path / "erllama" / "fingerprints.json").read_text())
-    assert list(remembered.values()) == [hashlib.sha256(chat_model.read_bytes()).hexdigest()]
+    assert hashlib.sha256(chat_model.read_bytes()).hexdigest() in remembered.values()

@@ -28,7 +28,7 @@ async def company(model: Model, count: int) -> list[Completion]:
     return await asyncio.gather(*(model.complete(**request(i)) for i in range(count)))
 
 
-@pytest.mark.parametrize("flash_attn", [True, False])
+@pytest.mark.parametrize("flash_attn", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_deterministic_context_answers_alike_alone_and_in_company(
     kind: AnyQuant, flash_attn: bool
