@@ -4,9 +4,9 @@ Everything an engine takes and returns is plain data (msgspec-encodable structs,
 ids), so that an engine may live in this process or in another one. What it can do is declared in
 `Capabilities`; nothing is probed.
 
-Threads: `step`, `rebuild` and `close` run on the lane (`erllama.backend.lane`), one call at a time;
-`tokenize`, `detokenize`, `prepare` and `abort` may be called from any thread at any time before
-`close`.
+Threads: `step`, `embed`, `rebuild` and `close` run on the lane (`erllama.backend.lane`), one call
+at a time; `tokenize`, `detokenize`, `prepare`, `abort` and `abort_embed` may be called from any
+thread at any time before `close`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from erllama.config import ContextConfig, ModelConfig
+from erllama.config import ContextConfig, ModelConfig, Pooling
 from erllama.sampling import SamplerPlan
 from erllama.types import TokenLogprobs
 
@@ -80,6 +80,28 @@ class StateCapabilities(msgspec.Struct, frozen=True, kw_only=True):
         return sum(layer.k_bytes + layer.v_bytes for layer in self.layers)
 
 
+class EmbedCapabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """How inputs become vectors.
+
+    Attributes:
+        pooling: how one vector is made of those of an input's tokens; never `none`.
+        n_out: numbers in a vector; of `rank`, the scores of the classifier.
+        n_inputs: most inputs in one call; 1 where a vector must not depend on the company.
+        n_rows: most tokens in one call.
+        n_input: most tokens of one input.
+        whole: an input has to be in one call; else it may come in parts.
+        abort: a running call can be cut short by `Engine.abort_embed`.
+    """
+
+    pooling: Pooling
+    n_out: int
+    n_inputs: int
+    n_rows: int
+    n_input: int
+    whole: bool
+    abort: bool
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine can do.
 
@@ -98,6 +120,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         deterministic: decode rows do not depend on what else is running
             (`ContextConfig.deterministic`).
         state: how states can be saved and restored; None: they cannot.
+        embed: how it embeds; None: it cannot.
     """
 
     generate: bool
@@ -110,6 +133,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     truncate: bool
     deterministic: bool
     state: StateCapabilities | None = None
+    embed: EmbedCapabilities | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,6 +293,40 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     logits: Buffer | None = None
 
 
+class EmbedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Inputs to embed together; or a part of one.
+
+    Attributes:
+        number: rises from call to call; what `Engine.abort_embed` refers to.
+        inputs: token ids of each.
+        pos: where the part lies in its input: behind the part of the latest call. 0: what was
+            begun is forgotten.
+        more: the input goes on behind this part, and there is no vector yet.
+    """
+
+    number: int
+    inputs: tuple[array.array[int], ...]
+    pos: int = 0
+    more: bool = False
+
+
+class EmbedOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of inputs.
+
+    Attributes:
+        status: `done`; `aborted` (by `abort_embed`); `failed` (`detail` says why).
+        vectors: of each input in their order, `EmbedCapabilities.n_out` numbers of float32, as the
+            model gave them: not normalised, perhaps not finite. None if `EmbedPlan.more`.
+        elapsed_ns: time on the lane.
+    """
+
+    number: int
+    status: StepStatus
+    vectors: tuple[Buffer, ...] = ()
+    detail: str = ""
+    elapsed_ns: int = 0
+
+
 class SavedState(msgspec.Struct, frozen=True):
     """What was taken out of a sequence.
 
@@ -319,6 +377,17 @@ class Engine(Protocol):
         Raises:
             DecodeFailed: the plan breaks a rule (ids, sizes, positions); nothing was computed.
         """
+
+    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+        """Embed inputs, beside the sequences, which do not notice. On the lane only.
+
+        Raises:
+            NotSupported: `capabilities.embed` is None.
+            DecodeFailed: the plan breaks a rule (ids, sizes, positions); nothing was computed.
+        """
+
+    def abort_embed(self, number: int) -> None:
+        """As `abort`, of the call of `embed` of this number."""
 
     def abort(self, number: int) -> None:
         """Cut short the step of this number, running or yet to come; a finished one: nothing."""

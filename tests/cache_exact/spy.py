@@ -16,6 +16,8 @@ import numpy as np
 
 from erllama.backend.base import (
     Capabilities,
+    EmbedOutcome,
+    EmbedPlan,
     Engine,
     EngineInfo,
     FingerprintMemory,
@@ -148,6 +150,12 @@ class SpyEngine:
 
     def abort(self, number: int) -> None:
         self._engine.abort(number)
+
+    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+        return self._engine.embed(plan)
+
+    def abort_embed(self, number: int) -> None:
+        self._engine.abort_embed(number)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         return self._engine.tokenize(text, add_special=add_special, parse_special=parse_special)

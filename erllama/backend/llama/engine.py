@@ -11,7 +11,8 @@ Contract
               padding rows are gone when `step` returns, however the call ended.
     Context   `rebuild` makes another one in place of the first, with the same parameters. While
               none could be made there is none, and every step fails.
-    Freeing   samplers, context, model, in this order, once, on the lane.
+    Embedding has a context of its own (`Embedder`); an encoder has no other.
+    Freeing   samplers, contexts, model, in this order, once, on the lane.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from erllama.backend.base import (
     Buffer,
     Capabilities,
     Draw,
+    EmbedOutcome,
+    EmbedPlan,
     EngineInfo,
     Frame,
     Row,
@@ -41,6 +44,7 @@ from erllama.backend.base import (
 )
 from erllama.backend.llama.abort import AbortFlag
 from erllama.backend.llama.batch import Batch
+from erllama.backend.llama.embedder import Embedder
 from erllama.backend.llama.library import LogLines, capture_log, llama
 from erllama.backend.llama.logits import LogitRows, Logits, are_finite
 from erllama.backend.llama.native_sampler import NativeSampler
@@ -73,6 +77,7 @@ class LlamaEngine:
         capabilities: Capabilities,
         info: EngineInfo,
         states: States | WholeStates | None,
+        embedder: Embedder | None,
         room: Room,
         unified: bool,
     ) -> None:
@@ -98,6 +103,7 @@ class LlamaEngine:
         self.capabilities = capabilities
         self.info = info
         self._states = states
+        self._embedder = embedder
 
     # The lane's side
 
@@ -131,6 +137,11 @@ class LlamaEngine:
             elapsed_ns=time.perf_counter_ns() - started,
             logits=self._kept_logits(plan) if status == "done" else None,
         )
+
+    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+        if self._embedder is None:
+            raise NotSupported("this model was not loaded to embed; load it with embeddings=True")
+        return self._embedder.embed(plan)
 
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
         started = time.perf_counter_ns()
@@ -174,6 +185,8 @@ class LlamaEngine:
         self._closed = True
         self._readers.shut()  # nobody tokenizes with a freed vocabulary
         self._free_context()
+        if self._embedder is not None:
+            self._embedder.close()
         self._llama.llama_model_free(self._model)
         self._model = None
 
@@ -187,6 +200,10 @@ class LlamaEngine:
 
     def abort(self, number: int) -> None:
         self._aborts.abort(number)
+
+    def abort_embed(self, number: int) -> None:
+        if self._embedder is not None:
+            self._embedder.abort(number)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         with self._readers:
@@ -217,7 +234,7 @@ class LlamaEngine:
             held=self._held,
             samplers=self._samplers,
             least=self._least,
-            largest=_bounds,
+            largest=bounds,
         )
 
     def _begin(self, begin: Begin) -> None:
@@ -372,7 +389,8 @@ class LlamaEngine:
         return self._logit_rows.row(self._context, row)
 
 
-def _bounds(ids: Sequence[int]) -> tuple[int, int]:
+def bounds(ids: Sequence[int]) -> tuple[int, int]:
+    """Least and greatest of some ids."""
     if len(ids) == 1:
         return ids[0], ids[0]
     values = np.frombuffer(ids, np.int32) if isinstance(ids, array.array) else np.asarray(ids)
