@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from erllama.config import Pooling
+
 FinishReason = Literal["stop", "length", "cancelled"]
 Phase = Literal["loading", "idle", "running", "stuck", "failed", "stopping"]
 
@@ -143,6 +145,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `rows+snapshots` and `snapshots`, which are taken at some places only; `none`, not at all.
     `n_seq_allocated` sequences of `n_ctx_allocated` cells take `kv_bytes` of memory (None: not
     known for this model); with a unified KV cache the cells are those of all sequences.
+    `pooling`: how `embed` makes one vector of an input; None where `can_embed` is False.
     `exact`: pure rows continue bit for bit as a cold run (docs/exact-slicing.md).
     """
 
@@ -174,6 +177,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     type_v: str
     can_generate: bool
     can_abort: bool
+    can_embed: bool
+    pooling: Pooling | None
     granule: int
     cached_as: Literal["rows", "rows+snapshots", "snapshots", "none"]
     exact: bool

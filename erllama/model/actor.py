@@ -3,7 +3,7 @@
 Contract
     State     loading → idle ⇄ running; stuck, when the engine does not come back; failed, after
               too many crashes. `_waiting` holds the requests without a sequence, `_floor` those
-              with one, `_stepper` the step on its way.
+              with one, `_stepper` the step on its way, `_embeddings` what is to be embedded.
     Writers   this actor's task alone. The lane reports through messages.
     Invariant a request waits, holds a sequence, or is answered. Between two steps the mailbox is
               served: cancel, status and new requests never wait longer than one step, and a step
@@ -32,7 +32,7 @@ from erllama.actor import (
     Urgent,
 )
 from erllama.actor.intensity import Intensity
-from erllama.backend.base import Backend, Engine, FingerprintMemory, StepOutcome
+from erllama.backend.base import Backend, EmbedOutcome, Engine, FingerprintMemory, StepOutcome
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.cache.board import Board
@@ -51,6 +51,8 @@ from erllama.errors import (
 )
 from erllama.model.cache_work import CacheWork
 from erllama.model.caching import ModelCache
+from erllama.model.embed_job import Vector
+from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
 from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
@@ -61,6 +63,12 @@ from erllama.model.messages import (
     CachedPrefix,
     Cancel,
     Detokenize,
+    Embed,
+    EmbedCancel,
+    EmbedDone,
+    EmbedGiveUp,
+    EmbedTokenized,
+    EmbedTooLong,
     EndSession,
     Evict,
     Expire,
@@ -138,6 +146,7 @@ class Loaded:
     stepper: Stepper
     spilling: Spilling
     scheduler: Scheduler
+    embeddings: Embeddings
 
 
 class ModelActor(StateMachine):
@@ -187,6 +196,8 @@ class ModelActor(StateMachine):
         finally:  # also when there is no time left for that
             for job in self._jobs():
                 self._settle(job, self._parting_error(reason))
+            if self._here is not None:
+                self._here.embeddings.fail_all(self._parting_error(reason))
             self._gauges.rest()
             freed = self._owner.close()
         if not lost:  # else nothing is freed before the lane is back
@@ -209,7 +220,9 @@ class ModelActor(StateMachine):
             case Call(AwaitReady(), reply):
                 self._ready.append(reply)
                 return DEFERRED
-            case Call(Tokenize() | Detokenize() | Evict() | CachedPrefix() | EndSession()):
+            case Call(
+                Tokenize() | Detokenize() | Evict() | CachedPrefix() | EndSession() | Embed()
+            ):
                 return POSTPONE
             case _:
                 return await self._serve(event)
@@ -331,7 +344,17 @@ class ModelActor(StateMachine):
             stall_s=spec.context.decode_stall_ms / 1e3,
             pace=self._gauges.pace,
         )
-        return Loaded(engine, work, floor, stepper, spilling, scheduler)
+        embeddings = Embeddings(
+            owner=self._owner,
+            engine=engine,
+            context=spec.context,
+            workers=spec.workers,
+            gauges=self._gauges,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            spawn=lambda work, tag: self.spawn_task(work, then=tag),
+        )
+        return Loaded(engine, work, floor, stepper, spilling, scheduler, embeddings)
 
     # Serving
 
@@ -370,6 +393,8 @@ class ModelActor(StateMachine):
             case Call(Detokenize(tokens), reply):
                 engine = self._loaded_here.engine
                 return self._beside(reply, len(tokens), lambda: engine.detokenize(tokens))
+            case Call(Embed(job), reply):
+                self._loaded_here.embeddings.take(job, reply)
             case Call(AwaitReady()):
                 return self._gauges.info
             case _:
@@ -406,9 +431,19 @@ class ModelActor(StateMachine):
             case Urgent(StepTooLong(number)):
                 here.stepper.too_long(number)
             case Urgent(GiveUp(number)):
-                await self._give_up(here, number)
+                await self._give_up(here, here.stepper.is_lost(number))
             case Urgent(Rebuilt(error)):
                 self._rebuilt(here, error)
+            case Urgent(EmbedDone(result, error)):
+                await self._embedded(here, result, error)
+            case TaskDone(EmbedTokenized(job), tokens, error):
+                here.embeddings.tokenized(job, tokens, error)
+            case Urgent(EmbedCancel(job)):
+                here.embeddings.cancel(job)
+            case Urgent(EmbedTooLong(number)):
+                here.embeddings.too_long(number)
+            case Urgent(EmbedGiveUp(number)):
+                await self._give_up(here, here.embeddings.is_lost(number))
             case TaskDone():
                 return
             case _:
@@ -523,16 +558,16 @@ class ModelActor(StateMachine):
                 reply.send(None)
             self._evictions.clear()
         self._gauges.active = len(here.floor)
-        self._gauges.pending = len(self._waiting) + here.floor.parked
+        self._gauges.pending = len(self._waiting) + here.floor.parked + len(here.embeddings)
         self._gauges.sessions = self._sessions.held
-        state = "running" if here.floor.busy else "idle"
+        state = "running" if here.floor.busy or here.embeddings.busy else "idle"
         if state != self.state:
             await self.goto(state)
 
     def _next_step(self, here: Loaded) -> None:
         """Start a step; or see that the lane stops decoding by itself where there is another."""
-        stepper, floor = here.stepper, here.floor
-        if floor.rebuilding:
+        stepper, floor, embeddings = here.stepper, here.floor, here.embeddings
+        if floor.rebuilding or embeddings.on_the_lane:
             return
         starting = floor.starting()
         decision = here.scheduler.plan(
@@ -540,11 +575,17 @@ class ModelActor(StateMachine):
         )
         if stepper.current is not None:
             chained = isinstance(decision, Decode) and stepper.goes_on_with(decision.seqs)
-            if starting or floor.wants_the_lane or floor.prefilling or not chained:
+            wanted = floor.wants_the_lane or floor.prefilling or embeddings.ready
+            if starting or wanted or not chained:
                 stepper.stop_chain()
             return
-        if not starting and decision is None and not floor.must_end_some:
+        nothing = not starting and decision is None and not floor.must_end_some
+        if embeddings.ready and (embeddings.turn or nothing):
+            embeddings.start(shared=not nothing or self._owner.contended())
             return
+        if nothing:
+            return
+        embeddings.turn = True
         number, end = stepper.next_number, floor.take_ended()
         if starting or decision is None:
             plan = start_plan(number, [floor.generation(job) for job in starting], end=end)
@@ -553,7 +594,12 @@ class ModelActor(StateMachine):
             jobs = [floor.on(seq) for seq in decision.seqs]
             generations = [floor.generation(job) for job in jobs]
             plan = decode_plan(number, generations, end=end)
-            chains = floor.may_chain and not floor.prefilling and not floor.wants_the_lane
+            chains = (
+                floor.may_chain
+                and not floor.prefilling
+                and not floor.wants_the_lane
+                and not embeddings.ready
+            )
             chain = Chain(generations) if chains else None
             stepper.start(plan, decision, jobs, chain)
         elif isinstance(decision, Slice):
@@ -622,6 +668,22 @@ class ModelActor(StateMachine):
             rows = outcome.positions[generation.seq] - generation.position
             here.scheduler.pace.note_prefill(rows, seconds)
 
+    async def _embedded(
+        self,
+        here: Loaded,
+        result: tuple[EmbedOutcome, list[Vector | None]] | None,
+        error: BaseException | None,
+    ) -> None:
+        """The lane is through with a call of `embed`."""
+        if result is not None:
+            here.embeddings.done(*result)
+        elif isinstance(error, EngineStuck):  # another model holds the lane for good
+            await self._stop_serving(here, error)
+        elif isinstance(error, DecodeFailed):
+            here.embeddings.failed(error)
+        else:
+            raise EngineCrashed(f"the engine failed: {error!r}") from error
+
     def _end_early(self, job: Job) -> None:
         """End a request on somebody's word: at once if it waits, else with the step it is in."""
         if job in self._waiting:
@@ -653,8 +715,8 @@ class ModelActor(StateMachine):
             raise EngineCrashed(f"a fresh context could not be made: {error!r}") from error
         here.floor.rebuilt()
 
-    async def _give_up(self, here: Loaded, number: int) -> None:
-        if not here.stepper.is_lost(number):
+    async def _give_up(self, here: Loaded, lost: bool) -> None:
+        if not lost:
             return
         self._owner.give_up()
         await self._stop_serving(
@@ -668,6 +730,7 @@ class ModelActor(StateMachine):
     async def _stop_serving(self, here: Loaded, error: EngineStuck) -> None:
         for job in self._jobs():
             self._settle(job, error)
+        here.embeddings.fail_all(error)
         here.floor.forget_all()
         for job in list(self._waiting):
             self._waiting.remove(job)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from erllama.actor import Ref
 from erllama.clock import Clock
-from erllama.errors import ActorDied, Busy, NotSupported, RequestError
+from erllama.errors import (
+    ActorDied,
+    Busy,
+    CallTimeout,
+    MailboxFull,
+    NotSupported,
+    QueueFull,
+    RequestError,
+)
+from erllama.model.embed_job import EmbedJob, check_inputs
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job
-from erllama.model.messages import CachedPrefix, Detokenize, EndSession, Evict, Tokenize
-from erllama.model.request import check_ids, check_prompt, check_text, make_request
+from erllama.model.messages import CachedPrefix, Detokenize, Embed, EndSession, Evict, Tokenize
+from erllama.model.request import check_ids, check_prompt, check_text, check_timeout, make_request
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.model.verify import judge
@@ -150,6 +159,61 @@ class Model:
         job.verify_from = len(context) - 1
         await (await self._submit(job)).result()
         return judge(guessed, job.likeliest)
+
+    @overload  # a str is a Sequence[str] too, but this one comes first
+    async def embed(  # type: ignore[overload-overlap]
+        self, prompt: str | Sequence[int], *, normalize: bool = True, timeout: float | None = None
+    ) -> list[float]: ...
+
+    @overload
+    async def embed(
+        self,
+        prompt: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        normalize: bool = True,
+        timeout: float | None = None,
+    ) -> list[list[float]]: ...
+
+    async def embed(
+        self,
+        prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        normalize: bool = True,
+        timeout: float | None = None,
+    ) -> list[float] | list[list[float]]:
+        """The vector of a prompt; of a list of prompts a list of vectors.
+
+        The vectors of a prompt's tokens are pooled as the model was trained (`info().pooling`); a
+        model that pools by `rank` gives the scores of its classifier, which are never normalised.
+        A decoder has to be loaded with `embeddings=True`. Requests go on in between.
+
+        Args:
+            prompt: text, or token ids; or a list (or tuple) of such, at most 10,000, which are
+                computed up to `n_seq_max` at a time.
+            normalize: scale each vector to length 1 (Euclidean).
+            timeout: seconds to wait; None: no limit.
+
+        Raises:
+            RequestError: a prompt cannot be used; `PromptTooLong`.
+            QueueFull: too many calls wait.
+            CallTimeout: `timeout` ran out.
+            NotSupported: this model cannot embed.
+            ModelNotFound: the model was unloaded.
+            EngineCrashed, EngineStuck, DecodeFailed: the engine failed.
+        """
+        prompts, many = check_inputs(prompt)
+        check_timeout(timeout)
+        ref = await self._directory.find(self.id, timeout)
+        try:
+            vectors = await ref.call(Embed(EmbedJob(prompts, bool(normalize))), timeout=timeout)
+        except CallTimeout:
+            raise CallTimeout(f"timeout: the vectors were not there after {timeout:g} s") from None
+        except MailboxFull as full:
+            raise QueueFull(f"{full}; try again later", retry_after=1.0) from None
+        except ActorDied as died:
+            raise crashed(died) from died
+        found: list[list[float]] = vectors
+        return found if many else found[0]
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session: its sequence is free. What was computed stays in the cache.

@@ -6,10 +6,11 @@ import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from erllama.backend.base import Buffer, SavedState, StepOutcome
+from erllama.backend.base import Buffer, EmbedOutcome, SavedState, StepOutcome
 from erllama.cache.lookup import Hit
 from erllama.cache.policy import Reason, Span
 from erllama.cache.reader import Reader
+from erllama.model.embed_job import EmbedJob, Vector
 from erllama.model.generation import Restored
 from erllama.model.job import Job
 from erllama.model.scheduler import Entry
@@ -228,3 +229,46 @@ class Tokenized:
     """Tag of the background task that tokenizes a prompt."""
 
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Call: answered with a vector for each input."""
+
+    job: EmbedJob
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCancel:
+    """Urgent: nobody waits for these vectors any more."""
+
+    job: EmbedJob
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedTokenized:
+    """Tag of the background task that tokenizes and checks inputs."""
+
+    job: EmbedJob
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedDone:
+    """Urgent: the lane is through with a call of `embed`; None where a vector is not finite."""
+
+    result: tuple[EmbedOutcome, list[Vector | None]] | None
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedTooLong:
+    """Urgent: a call of `embed` has had all the time that it may take."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedGiveUp:
+    """Urgent: a call of `embed` that was aborted for its length has had time to come back."""
+
+    number: int
