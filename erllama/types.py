@@ -138,6 +138,22 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 Event = Text | PrefillProgress | Done
 
 
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter that is loaded.
+
+    Attributes:
+        id: unique among those of its model.
+        path: its file.
+        sha256: of that file, in hex.
+        scale: how strongly it is in force for new requests; 0: not at all.
+    """
+
+    id: int
+    path: str
+    sha256: str
+    scale: float
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A model and the context it runs in. Sizes in bytes, lengths in tokens.
 

@@ -121,6 +121,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             (`ContextConfig.deterministic`).
         state: how states can be saved and restored; None: they cannot.
         embed: how it embeds; None: it cannot.
+        adapters: LoRA adapters can be loaded, and be in force for some steps and not for others.
     """
 
     generate: bool
@@ -134,6 +135,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     deterministic: bool
     state: StateCapabilities | None = None
     embed: EmbedCapabilities | None = None
+    adapters: bool = False
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +230,19 @@ class Draw(msgspec.Struct, frozen=True):
     logits: Buffer | None = None
 
 
+class AdapterUse(msgspec.Struct, frozen=True, order=True):
+    """A LoRA adapter that is in force, and how strongly.
+
+    Attributes:
+        id: the number that it was loaded under.
+        sha256: of its file.
+    """
+
+    id: int
+    sha256: str
+    scale: float
+
+
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One step: end sequences, begin sequences, compute once, sample.
 
@@ -238,6 +253,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
         number: rises from step to step; what `Engine.abort` refers to.
         end: sequences whose cells and sampler are given up, before anything else.
         keep_logits: give out the logits of the prefill's last row.
+        adapters: in force for all rows of the step.
     """
 
     number: int
@@ -247,6 +263,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...] = ()
     draws: tuple[Draw, ...] = ()
     keep_logits: bool = False
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -434,6 +451,25 @@ class Engine(Protocol):
         Raises:
             DecodeFailed: the engine did not take it; the sequence is empty then.
         """
+
+    def check_adapter(self, path: str) -> None:
+        """Look whether the file of an adapter fits the model. From any thread but the loop's.
+
+        Raises:
+            NotSupported: `capabilities.adapters` is False.
+            ModelLoadError: it cannot be read, or does not fit.
+        """
+
+    def load_adapter(self, number: int, path: str) -> None:
+        """Load an adapter, which `check_adapter` has found good, under a number. On the lane only.
+
+        Raises:
+            ModelLoadError: with what the backend said.
+            DecodeFailed: the engine is closed, or the number taken.
+        """
+
+    def free_adapter(self, number: int) -> None:
+        """Forget an adapter; one that is not there: nothing. On the lane only."""
 
     def rebuild(self) -> None:
         """Make the context anew, with every sequence empty and without sampler. On the lane only.

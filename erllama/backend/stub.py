@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import array
 import hashlib
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from erllama.backend.aborts import Aborts
 from erllama.backend.base import (
+    AdapterUse,
     Buffer,
     Capabilities,
     Draw,
@@ -164,6 +166,8 @@ class StubEngine:
         self._embed_abort = threading.Event()
         self._embed_aborts = Aborts(self._embed_abort)
         self._input: list[int] = []
+        self._adapters: dict[int, str] = {}
+        self._in_force: tuple[AdapterUse, ...] = ()
         self.closed = False
         self.capabilities = Capabilities(
             generate=not model.vocab_only,
@@ -181,6 +185,7 @@ class StubEngine:
                 snapshot_bytes=0,
                 exact=True,
             ),
+            adapters=not model.vocab_only,
             embed=_embed_capabilities(context) if context.embeddings else None,
         )
         self.info = _info(model, context)
@@ -192,6 +197,7 @@ class StubEngine:
         if self._backend.on_step is not None:
             self._backend.on_step(plan)
         self._end_and_begin(plan)
+        self._in_force = plan.adapters
         status: StepStatus = "aborted" if aborted else self._compute(plan)
         done = status == "done"
         self._given = {draw.seq: draw.logits for draw in plan.draws if draw.logits is not None}
@@ -288,6 +294,20 @@ class StubEngine:
                 )
         return bytes(token for token in tokens if token < END).decode("utf-8", "replace")
 
+    def check_adapter(self, path: str) -> None:
+        if not pathlib.Path(path).is_file():
+            raise ModelLoadError(f"{path}: no such file; check the path")
+
+    def load_adapter(self, number: int, path: str) -> None:
+        if self.closed:
+            raise DecodeFailed("the engine is closed")
+        if number in self._adapters:
+            raise DecodeFailed(f"adapter {number} is loaded already")
+        self._adapters[number] = path
+
+    def free_adapter(self, number: int) -> None:
+        self._adapters.pop(number, None)
+
     def rebuild(self) -> None:
         if self.closed:
             raise DecodeFailed("the engine is closed")
@@ -332,7 +352,7 @@ class StubEngine:
         """A float32 for each token; the first ones are the bytes of the hash of the tokens."""
         if plan.prefill is None or not plan.prefill.logits:
             return None
-        digest = _digest(self._cells[plan.prefill.seq])
+        digest = self._key(self._cells[plan.prefill.seq])
         return array.array("f", [*digest, *bytes(N_VOCAB - len(digest))]).tobytes()
 
     def _greedy(self, plan: StepPlan) -> tuple[int, ...]:
@@ -340,7 +360,7 @@ class StubEngine:
             return ()
         cells = self._cells[plan.prefill.seq]
         ends = range(len(cells) - plan.prefill.greedy + 1, len(cells) + 1)
-        return tuple(_letter(_digest(cells[:end])) for end in ends)
+        return tuple(_letter(self._key(cells[:end])) for end in ends)
 
     def _check_seq(self, seq: int) -> None:
         if self.closed:
@@ -366,7 +386,7 @@ class StubEngine:
         if self._drawn[seq] == self._backend.end_after:
             return Sampled(seq=seq, token=END, piece=b"", end=True)
         given = self._given.get(seq)
-        key = _digest(self._cells[seq]) if given is None else _digest_of(given)
+        key = self._key(self._cells[seq]) if given is None else _digest_of(given)
         if self._samplers[seq].draws:
             key += seed.to_bytes(4, "little")
         token = _letter(key)
@@ -382,7 +402,15 @@ class StubEngine:
             held=[len(cells) for cells in self._cells],
             samplers=self._samplers,
             least=[0] * len(self._cells),
+            adapters=self._adapters,
         )
+
+    def _key(self, tokens: Sequence[int]) -> bytes:
+        """The hash of the tokens and of what is in force."""
+        digest = _digest(tokens)
+        for use in self._in_force:
+            digest = hashlib.sha256(digest + repr((use.sha256, use.scale)).encode()).digest()
+        return digest
 
 
 def _embed_capabilities(context: ContextConfig) -> EmbedCapabilities:

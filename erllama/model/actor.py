@@ -49,6 +49,7 @@ from erllama.errors import (
     NotSupported,
     QueueFull,
 )
+from erllama.model.adapters import ModelAdapters
 from erllama.model.cache_work import CacheWork
 from erllama.model.caching import ModelCache
 from erllama.model.embed_job import Vector
@@ -75,6 +76,7 @@ from erllama.model.messages import (
     GiveUp,
     Kept,
     LaneBack,
+    LoadAdapter,
     PutBack,
     QueuedTooLong,
     ReaderCaughtUp,
@@ -84,17 +86,20 @@ from erllama.model.messages import (
     RowsRead,
     SaveDone,
     SessionsIdle,
+    SetAdapterScale,
     SpillDone,
     StepDone,
     StepTooLong,
     Submit,
     Tokenize,
     Tokenized,
+    UnloadAdapter,
     Unspilled,
     WaitedEnough,
 )
 from erllama.model.request import check_tokens
-from erllama.model.scheduler import Decode, Scheduler, Slice
+from erllama.model.scheduler import Decode, Scheduler, Slice, groups
+from erllama.model.scope import Scope
 from erllama.model.sessions import Sessions
 from erllama.model.spilling import Spilling
 from erllama.model.step import Chain, decode_plan, slice_plan, start_plan
@@ -163,6 +168,9 @@ class ModelActor(StateMachine):
             memory=spec.memory,
             on_progress=self._note_progress,
         )
+        self._adapters = ModelAdapters(
+            owner=self._owner, gauges=spec.gauges, workers=spec.workers, memory=spec.memory
+        )
         self._here: Loaded | None = None
         self._ready: list[ReplyTo] = []
         self._waiting = Waiting()
@@ -180,9 +188,13 @@ class ModelActor(StateMachine):
                 await self.goto("failed")
                 return
         self._set_phase("loading")
-        self.spawn_task(
-            self._owner.open(spec.backend, spec.path, spec.model, spec.context), then="load"
-        )
+        self.spawn_task(self._open(), then="load")
+
+    async def _open(self) -> tuple[Engine, str]:
+        spec = self._spec
+        opened = await self._owner.open(spec.backend, spec.path, spec.model, spec.context)
+        await self._adapters.load_again()
+        return opened
 
     async def terminate(self, reason: object) -> None:
         lost = self.state == "stuck"
@@ -221,7 +233,15 @@ class ModelActor(StateMachine):
                 self._ready.append(reply)
                 return DEFERRED
             case Call(
-                Tokenize() | Detokenize() | Evict() | CachedPrefix() | EndSession() | Embed()
+                Tokenize()
+                | Detokenize()
+                | Evict()
+                | CachedPrefix()
+                | EndSession()
+                | Embed()
+                | LoadAdapter()
+                | UnloadAdapter()
+                | SetAdapterScale()
             ):
                 return POSTPONE
             case _:
@@ -379,7 +399,9 @@ class ModelActor(StateMachine):
             case Call(Evict(), reply):
                 self._evictions.append(reply)
             case Call(CachedPrefix(tokens)):
-                hit = self._loaded_here.work.cache.find(tokens, salt="", exact=False, resume=None)
+                scope = Scope("", self._adapters.in_force)
+                cache = self._loaded_here.work.cache
+                hit = cache.find(tokens, scope=scope, exact=False, resume=None)
                 return hit.tokens if hit is not None else 0
             case Call(EndSession(session_id), reply):
                 self._end_session(session_id)
@@ -393,6 +415,14 @@ class ModelActor(StateMachine):
             case Call(Detokenize(tokens), reply):
                 engine = self._loaded_here.engine
                 return self._beside(reply, len(tokens), lambda: engine.detokenize(tokens))
+            case Call(LoadAdapter(path, scale), reply):
+                self.spawn_task(self._load_adapter(path, scale, reply), then="adapter")
+            case Call(UnloadAdapter(number), reply):
+                self._adapters.unload(number)
+                reply.send(None)
+            case Call(SetAdapterScale(number, scale), reply):
+                self._adapters.set_scale(number, scale)
+                reply.send(None)
             case Call(Embed(job), reply):
                 self._loaded_here.embeddings.take(job, reply)
             case Call(AwaitReady()):
@@ -464,6 +494,7 @@ class ModelActor(StateMachine):
         if job.request.session_id is not None:
             self._sessions.claim(job.request.session_id)
             job.in_session = True
+        job.scope = Scope(job.request.cache_salt, self._adapters.in_force)
         self._orders += 1
         job.order = self._orders
         reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
@@ -534,6 +565,17 @@ class ModelActor(StateMachine):
         self.spawn_task(answer(), then="beside")
         return DEFERRED
 
+    async def _load_adapter(self, path: str, scale: float, reply: ReplyTo) -> None:
+        try:
+            adapter = await self._adapters.load(self._loaded_here.engine, path, scale)
+        except Exception as error:  # whatever it is, somebody waits for an answer
+            reply.fail(error)
+            return
+        if reply.abandoned:
+            self._adapters.unload(adapter.id)
+        else:
+            reply.send(adapter)
+
     def _end_session(self, session_id: str) -> None:
         live = self._sessions.end(session_id)
         if live is not None:
@@ -552,6 +594,8 @@ class ModelActor(StateMachine):
         here.floor.admit(self._check)
         here.floor.spill_what_must()  # before the next step, which would compute it again
         self._next_step(here)
+        if here.stepper.current is None:
+            self._adapters.free_unused(self._jobs())
         if self._evictions and not here.work.busy and not here.floor.busy:
             here.floor.drop_all_sessions()
             for reply in self._evictions:
@@ -596,6 +640,7 @@ class ModelActor(StateMachine):
             plan = decode_plan(number, generations, end=end)
             chains = (
                 floor.may_chain
+                and groups(floor.entries()) == 1
                 and not floor.prefilling
                 and not floor.wants_the_lane
                 and not embeddings.ready

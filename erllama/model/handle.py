@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload
 
@@ -18,17 +19,28 @@ from erllama.errors import (
     QueueFull,
     RequestError,
 )
+from erllama.model.adapter_options import check_adapter, check_scale, file_path
 from erllama.model.embed_job import EmbedJob, check_inputs
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job
-from erllama.model.messages import CachedPrefix, Detokenize, Embed, EndSession, Evict, Tokenize
+from erllama.model.messages import (
+    CachedPrefix,
+    Detokenize,
+    Embed,
+    EndSession,
+    Evict,
+    LoadAdapter,
+    SetAdapterScale,
+    Tokenize,
+    UnloadAdapter,
+)
 from erllama.model.request import check_ids, check_prompt, check_text, check_timeout, make_request
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.model.verify import judge
 from erllama.sampling import fresh_seed
 from erllama.text import render_chat
-from erllama.types import Completion, ModelInfo, ModelStatus, Prefill, Verified
+from erllama.types import Adapter, Completion, ModelInfo, ModelStatus, Prefill, Verified
 
 
 class Directory(Protocol):
@@ -214,6 +226,52 @@ class Model:
             raise crashed(died) from died
         found: list[list[float]] = vectors
         return found if many else found[0]
+
+    async def load_adapter(self, path: str | os.PathLike[str], *, scale: float = 1.0) -> Adapter:
+        """Load a LoRA adapter in GGUF; every request that comes after has it.
+
+        Requests that came before go on without it, side by side with the new ones. Rows in the
+        cache are told apart by the adapters' bytes and scales.
+
+        Args:
+            path: the file, as `convert_lora_to_gguf.py` of llama.cpp makes it.
+            scale: how strongly it is in force; 0: not at all.
+
+        Raises:
+            ModelLoadError: the file cannot be read, or was not made for this model.
+            RequestError: a scale that is no number up to a million; too many adapters.
+            NotSupported: this model takes no adapters.
+            ModelNotFound: the model was unloaded.
+        """
+        message = LoadAdapter(str(file_path(path)), check_scale(scale))
+        adapter: Adapter = await self._call(message)
+        return adapter
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """Have new requests do without an adapter.
+
+        Requests that have it keep it; behind the last of them its memory is freed.
+
+        Raises:
+            RequestError: it is not loaded.
+        """
+        await self._call(UnloadAdapter(check_adapter(adapter).id))
+
+    async def set_adapter_scale(self, adapter: Adapter, scale: float) -> None:
+        """Have new requests use an adapter with another scale; see `load_adapter`.
+
+        Raises:
+            RequestError: it is not loaded, or the scale cannot be used.
+        """
+        await self._call(SetAdapterScale(check_adapter(adapter).id, check_scale(scale)))
+
+    def adapters(self) -> list[Adapter]:
+        """The adapters in force for new requests, in the order of loading; does not wait.
+
+        Raises:
+            ModelNotFound: the model was unloaded.
+        """
+        return list(self._directory.gauges(self.id).adapters)
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session: its sequence is free. What was computed stays in the cache.

@@ -14,6 +14,7 @@ from erllama.model.embed_job import EmbedJob, Vector
 from erllama.model.generation import Restored
 from erllama.model.job import Job
 from erllama.model.scheduler import Entry
+from erllama.model.scope import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ class Saving:
     tokens: array.array[int]
     spans: tuple[Span, ...]
     pure_end: int
-    salt: str
+    scope: Scope
     reason: Reason
     logits: Buffer | None
 
@@ -272,3 +273,26 @@ class EmbedGiveUp:
     """Urgent: a call of `embed` that was aborted for its length has had time to come back."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Call: answered with the `Adapter` once it is in force for new requests."""
+
+    path: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Call: new requests do without this adapter; it is freed behind those that have it."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAdapterScale:
+    """Call: new requests have this adapter so strongly."""
+
+    id: int
+    scale: float

@@ -178,6 +178,15 @@ class SpyEngine:
     def prepare(self, sampler: SamplerPlan) -> None:
         self._engine.prepare(sampler)
 
+    def check_adapter(self, path: str) -> None:
+        self._engine.check_adapter(path)
+
+    def load_adapter(self, number: int, path: str) -> None:
+        self._engine.load_adapter(number, path)
+
+    def free_adapter(self, number: int) -> None:
+        self._engine.free_adapter(number)
+
     def rebuild(self) -> None:
         self._engine.rebuild()
 

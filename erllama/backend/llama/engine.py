@@ -43,6 +43,7 @@ from erllama.backend.base import (
     StepStatus,
 )
 from erllama.backend.llama.abort import AbortFlag
+from erllama.backend.llama.adapters import Adapters
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.embedder import Embedder
 from erllama.backend.llama.library import LogLines, capture_log, llama
@@ -78,6 +79,7 @@ class LlamaEngine:
         info: EngineInfo,
         states: States | WholeStates | None,
         embedder: Embedder | None,
+        adapters: Adapters,
         room: Room,
         unified: bool,
     ) -> None:
@@ -104,6 +106,7 @@ class LlamaEngine:
         self.info = info
         self._states = states
         self._embedder = embedder
+        self._adapters = adapters
 
     # The lane's side
 
@@ -166,6 +169,15 @@ class LlamaEngine:
         in_window = self.capabilities.family != "sliding_window" or frame.n < self._window
         self._least[seq] = 0 if in_window else frame.n
 
+    def load_adapter(self, number: int, path: str) -> None:
+        if self._closed:
+            raise DecodeFailed("the engine is closed")
+        self._adapters.load(number, path)
+
+    def free_adapter(self, number: int) -> None:
+        if not self._closed:
+            self._adapters.free(number, self._context)
+
     def rebuild(self) -> None:
         if self._closed:
             raise DecodeFailed("the engine is closed")
@@ -195,6 +207,7 @@ class LlamaEngine:
         if self._context:
             self._llama.llama_free(self._context)
         self._context = self._memory = None
+        self._adapters.context_is_new()
 
     # Any thread
 
@@ -215,6 +228,11 @@ class LlamaEngine:
         with self._readers:
             self._words.prepare(sampler)
 
+    def check_adapter(self, path: str) -> None:
+        if not self.capabilities.adapters:
+            raise NotSupported("this model does not generate, so it takes no adapters")
+        self._adapters.check(path)
+
     def detokenize(self, tokens: Sequence[int]) -> str:
         with self._readers:
             return self._vocabulary.detokenize(tokens)
@@ -234,6 +252,7 @@ class LlamaEngine:
             held=self._held,
             samplers=self._samplers,
             least=self._least,
+            adapters=self._adapters,
             largest=bounds,
         )
 
@@ -266,6 +285,7 @@ class LlamaEngine:
         batch = self._batch
         if batch is None or self._context is None:
             return "failed", _NO_CONTEXT
+        self._adapters.put_in_force(self._context, plan.adapters)
         padding = self._fill(batch, plan)
         code = self._llama.llama_decode(self._context, batch.native)
         for seq in padding:

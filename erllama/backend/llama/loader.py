@@ -23,6 +23,7 @@ from erllama.backend.base import (
 )
 from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
+from erllama.backend.llama.adapters import Adapters
 from erllama.backend.llama.company import rows_keep_apart
 from erllama.backend.llama.devices import offload
 from erllama.backend.llama.embed_shape import EmbedShape, Facts, plan_embedding
@@ -462,6 +463,7 @@ class LlamaLoading:
             states=states,
             info=self._info(vocabulary, states),
             embedder=self._embedder,
+            adapters=Adapters(self._model, self._path),
             room=self._room(self._model),
             unified=self._config.kv_unified,
         )
@@ -480,6 +482,7 @@ class LlamaLoading:
             family=family,
             truncate=kept is not None and self._can_truncate(family),
             deterministic=self._config.deterministic,
+            adapters=has_memory and not lib.llama_model_has_encoder(self._model),
             embed=None if self._embedder is None else self._embedder.can,
             state=None
             if kept is None
