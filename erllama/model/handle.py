@@ -39,8 +39,11 @@ from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.model.verify import judge
 from erllama.sampling import fresh_seed
+from erllama.sampling.params import MAX_SEED
 from erllama.text import render_chat
 from erllama.types import Adapter, Completion, ModelInfo, ModelStatus, Prefill, Verified
+
+_MOST_COMPLETIONS = 256
 
 
 class Directory(Protocol):
@@ -96,6 +99,41 @@ class Model:
         job = self._job(prompt, options)
         submission = await self._submit(job)
         return await submission.result()
+
+    async def completions(
+        self, prompt: str | Sequence[int], *, n: int, **options: Any
+    ) -> list[Completion]:
+        """Continue `prompt` in `n` ways, side by side as far as there are sequences.
+
+        A prompt of at least 128 tokens is computed once, where rows are cached; the others have
+        it restored. If one fails or the call is cancelled, all end.
+
+        Args:
+            prompt: text, or token ids.
+            n: how many, 1 to 256.
+            options: those of `complete`, but `session_id`. With `seed` the i-th completion, from 0,
+                is that of `complete` with `seed + i`.
+
+        Raises:
+            As `complete`.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_COMPLETIONS:
+            raise RequestError(f"n: expected an int from 1 to {_MOST_COMPLETIONS}, got {n!r}")
+        _check_no_session(options, "completions")
+        jobs = [self._job(prompt, options) for _ in range(n)]
+        if jobs[0].request.sampling.seed is not None:
+            for i, job in enumerate(jobs):
+                job.seed = (job.seed + i) % (MAX_SEED + 1)
+        tasks = [asyncio.create_task(self._answer(job)) for job in jobs]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, job: Job) -> Completion:
+        return await (await self._submit(job)).result()
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Stream:
         """Continue `prompt` and give out the result as it comes.
