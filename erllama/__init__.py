@@ -40,6 +40,7 @@ from erllama.runtime import Runtime, load
 from erllama.sampling.params import SamplingParams
 from erllama.types import (
     ActorNode,
+    Adapter,
     CacheUse,
     Completion,
     Done,
@@ -63,6 +64,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorDied",
     "ActorNode",
+    "Adapter",
     "Busy",
     "Cache",
     "CacheCounters",

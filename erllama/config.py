@@ -20,6 +20,7 @@ KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 FingerprintMode = Literal["safe", "gguf_chunked", "fast_unsafe"]
 SplitMode = Literal["none", "layer", "row", "tensor"]
 RopeScaling = Literal["none", "linear", "yarn", "longrope"]
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 
 class ModelConfig(Checked, frozen=True, kw_only=True):
@@ -128,6 +129,21 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
             "padded to a multiple of 4 rows, at least 8."
         ),
     ] = False
+    embeddings: Annotated[
+        bool,
+        Meta(
+            description="The model can `embed`, in a small context of its own beside the one that "
+            "generates; an encoder always can."
+        ),
+    ] = False
+    pooling: Annotated[
+        Pooling | None,
+        Meta(
+            description="How `embed` makes one vector of an input: the mean of its tokens' ones, "
+            "the first (cls) or the last one, or the scores of a classifier (rank); None: as the "
+            "file says. Where that, or this, is none: the last one."
+        ),
+    ] = None
     swa_full: Annotated[
         bool,
         Meta(description="Keep the whole context of sliding-window layers, not the window only."),

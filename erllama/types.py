@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from erllama.config import Pooling
+
 FinishReason = Literal["stop", "length", "cancelled"]
 Phase = Literal["loading", "idle", "running", "stuck", "failed", "stopping"]
 
@@ -136,6 +138,22 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 Event = Text | PrefillProgress | Done
 
 
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter that is loaded.
+
+    Attributes:
+        id: unique among those of its model.
+        path: its file.
+        sha256: of that file, in hex.
+        scale: how strongly it is in force for new requests; 0: not at all.
+    """
+
+    id: int
+    path: str
+    sha256: str
+    scale: float
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A model and the context it runs in. Sizes in bytes, lengths in tokens.
 
@@ -143,6 +161,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `rows+snapshots` and `snapshots`, which are taken at some places only; `none`, not at all.
     `n_seq_allocated` sequences of `n_ctx_allocated` cells take `kv_bytes` of memory (None: not
     known for this model); with a unified KV cache the cells are those of all sequences.
+    `pooling`: how `embed` makes one vector of an input; None where `can_embed` is False.
     `exact`: pure rows continue bit for bit as a cold run (docs/exact-slicing.md).
     """
 
@@ -174,6 +193,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     type_v: str
     can_generate: bool
     can_abort: bool
+    can_embed: bool
+    pooling: Pooling | None
     granule: int
     cached_as: Literal["rows", "rows+snapshots", "snapshots", "none"]
     exact: bool

@@ -4,9 +4,9 @@ Everything an engine takes and returns is plain data (msgspec-encodable structs,
 ids), so that an engine may live in this process or in another one. What it can do is declared in
 `Capabilities`; nothing is probed.
 
-Threads: `step`, `rebuild` and `close` run on the lane (`erllama.backend.lane`), one call at a time;
-`tokenize`, `detokenize`, `prepare` and `abort` may be called from any thread at any time before
-`close`.
+Threads: `step`, `embed`, `rebuild` and `close` run on the lane (`erllama.backend.lane`), one call
+at a time; `tokenize`, `detokenize`, `prepare`, `abort` and `abort_embed` may be called from any
+thread at any time before `close`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from erllama.config import ContextConfig, ModelConfig
+from erllama.config import ContextConfig, ModelConfig, Pooling
 from erllama.sampling import SamplerPlan
 from erllama.types import TokenLogprobs
 
@@ -80,6 +80,28 @@ class StateCapabilities(msgspec.Struct, frozen=True, kw_only=True):
         return sum(layer.k_bytes + layer.v_bytes for layer in self.layers)
 
 
+class EmbedCapabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """How inputs become vectors.
+
+    Attributes:
+        pooling: how one vector is made of those of an input's tokens; never `none`.
+        n_out: numbers in a vector; of `rank`, the scores of the classifier.
+        n_inputs: most inputs in one call; 1 where a vector must not depend on the company.
+        n_rows: most tokens in one call.
+        n_input: most tokens of one input.
+        whole: an input has to be in one call; else it may come in parts.
+        abort: a running call can be cut short by `Engine.abort_embed`.
+    """
+
+    pooling: Pooling
+    n_out: int
+    n_inputs: int
+    n_rows: int
+    n_input: int
+    whole: bool
+    abort: bool
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine can do.
 
@@ -98,6 +120,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         deterministic: decode rows do not depend on what else is running
             (`ContextConfig.deterministic`).
         state: how states can be saved and restored; None: they cannot.
+        embed: how it embeds; None: it cannot.
+        adapters: LoRA adapters can be loaded, and be in force for some steps and not for others.
     """
 
     generate: bool
@@ -110,6 +134,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     truncate: bool
     deterministic: bool
     state: StateCapabilities | None = None
+    embed: EmbedCapabilities | None = None
+    adapters: bool = False
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +230,19 @@ class Draw(msgspec.Struct, frozen=True):
     logits: Buffer | None = None
 
 
+class AdapterUse(msgspec.Struct, frozen=True, order=True):
+    """A LoRA adapter that is in force, and how strongly.
+
+    Attributes:
+        id: the number that it was loaded under.
+        sha256: of its file.
+    """
+
+    id: int
+    sha256: str
+    scale: float
+
+
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One step: end sequences, begin sequences, compute once, sample.
 
@@ -214,6 +253,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
         number: rises from step to step; what `Engine.abort` refers to.
         end: sequences whose cells and sampler are given up, before anything else.
         keep_logits: give out the logits of the prefill's last row.
+        adapters: in force for all rows of the step.
     """
 
     number: int
@@ -223,6 +263,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...] = ()
     draws: tuple[Draw, ...] = ()
     keep_logits: bool = False
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -267,6 +308,40 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     elapsed_ns: int = 0
     logits: Buffer | None = None
+
+
+class EmbedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Inputs to embed together; or a part of one.
+
+    Attributes:
+        number: rises from call to call; what `Engine.abort_embed` refers to.
+        inputs: token ids of each.
+        pos: where the part lies in its input: behind the part of the latest call. 0: what was
+            begun is forgotten.
+        more: the input goes on behind this part, and there is no vector yet.
+    """
+
+    number: int
+    inputs: tuple[array.array[int], ...]
+    pos: int = 0
+    more: bool = False
+
+
+class EmbedOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of inputs.
+
+    Attributes:
+        status: `done`; `aborted` (by `abort_embed`); `failed` (`detail` says why).
+        vectors: of each input in their order, `EmbedCapabilities.n_out` numbers of float32, as the
+            model gave them: not normalised, perhaps not finite. None if `EmbedPlan.more`.
+        elapsed_ns: time on the lane.
+    """
+
+    number: int
+    status: StepStatus
+    vectors: tuple[Buffer, ...] = ()
+    detail: str = ""
+    elapsed_ns: int = 0
 
 
 class SavedState(msgspec.Struct, frozen=True):
@@ -320,6 +395,17 @@ class Engine(Protocol):
             DecodeFailed: the plan breaks a rule (ids, sizes, positions); nothing was computed.
         """
 
+    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+        """Embed inputs, beside the sequences, which do not notice. On the lane only.
+
+        Raises:
+            NotSupported: `capabilities.embed` is None.
+            DecodeFailed: the plan breaks a rule (ids, sizes, positions); nothing was computed.
+        """
+
+    def abort_embed(self, number: int) -> None:
+        """As `abort`, of the call of `embed` of this number."""
+
     def abort(self, number: int) -> None:
         """Cut short the step of this number, running or yet to come; a finished one: nothing."""
 
@@ -365,6 +451,25 @@ class Engine(Protocol):
         Raises:
             DecodeFailed: the engine did not take it; the sequence is empty then.
         """
+
+    def check_adapter(self, path: str) -> None:
+        """Look whether the file of an adapter fits the model. From any thread but the loop's.
+
+        Raises:
+            NotSupported: `capabilities.adapters` is False.
+            ModelLoadError: it cannot be read, or does not fit.
+        """
+
+    def load_adapter(self, number: int, path: str) -> None:
+        """Load an adapter, which `check_adapter` has found good, under a number. On the lane only.
+
+        Raises:
+            ModelLoadError: with what the backend said.
+            DecodeFailed: the engine is closed, or the number taken.
+        """
+
+    def free_adapter(self, number: int) -> None:
+        """Forget an adapter; one that is not there: nothing. On the lane only."""
 
     def rebuild(self) -> None:
         """Make the context anew, with every sequence empty and without sampler. On the lane only.

@@ -8,6 +8,7 @@ looked for here first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ def check_plan(
     held: Sequence[int],
     samplers: Container[int],
     least: Sequence[int],
+    adapters: Container[int] = (),
     largest: Callable[[Sequence[int]], tuple[int, int]] = lambda ids: (min(ids), max(ids)),
 ) -> None:
     """Refuse a plan that breaks a rule.
@@ -47,6 +49,7 @@ def check_plan(
         held: for each sequence, how many tokens its cells hold.
         least: for each sequence, the least length above 0 that it can be cut to.
         samplers: the sequences that have one.
+        adapters: the numbers of those that are loaded.
         largest: least and greatest of some ids; an engine may bring a faster one.
 
     Raises:
@@ -68,6 +71,7 @@ def check_plan(
         _check_ids(largest(tokens), n_vocab)
         _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
     _check_rows(plan, capabilities.n_batch)
+    _check_adapters(plan, adapters)
     begun = {begin.seq for begin in plan.begin}
     computed = with_logits(plan)
     for draw in plan.draws:
@@ -137,6 +141,14 @@ def _check_rows(plan: StepPlan, n_batch: int) -> None:
         raise DecodeFailed(f"{n} rows in a step; {n_batch} fit")
     if len({row.seq for row in plan.rows}) != len(plan.rows):
         raise DecodeFailed("two decode rows of one sequence in a step")
+
+
+def _check_adapters(plan: StepPlan, known: Container[int]) -> None:
+    for use in plan.adapters:
+        if use.id not in known:
+            raise DecodeFailed(f"adapter {use.id} is not loaded")
+        if not math.isfinite(use.scale):
+            raise DecodeFailed(f"adapter {use.id}: its scale {use.scale} is not finite")
 
 
 def _check_given(logits: Buffer, n_vocab: int) -> None:

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import array
 import hashlib
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from erllama.backend.aborts import Aborts
 from erllama.backend.base import (
+    AdapterUse,
     Buffer,
     Capabilities,
     Draw,
+    EmbedCapabilities,
+    EmbedOutcome,
+    EmbedPlan,
     EngineInfo,
     FingerprintMemory,
     Frame,
@@ -32,6 +37,7 @@ from erllama.backend.base import (
     StepStatus,
     token_array,
 )
+from erllama.backend.embed_check import check_embed
 from erllama.backend.plan_check import check_plan, sequences
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import DecodeFailed, EngineError, ModelLoadError, RequestError
@@ -41,6 +47,7 @@ from erllama.sampling.gbnf import parse_gbnf
 END, BEGIN = 256, 257
 N_VOCAB = 258
 _TOKEN_BYTES = 4
+_N_EMBD = 32
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz    "
 
 
@@ -53,6 +60,7 @@ class StubBackend:
         on_load: called on the worker while loading; may raise.
         on_draw: called on the lane before each draw; may raise, to play logits that no token can
             be drawn from.
+        on_embed: called on the lane before each call of `embed`; may raise.
         on_rebuild: called on the lane before each `rebuild`; may raise.
         on_decode: called on the lane before the rows of a step are computed; may give the status
             that it ends with in their place, to play a `llama_decode` that refuses them.
@@ -67,6 +75,7 @@ class StubBackend:
         on_step: Callable[[StepPlan], None] | None = None,
         on_load: Callable[[str], None] | None = None,
         on_draw: Callable[[Draw], None] | None = None,
+        on_embed: Callable[[EmbedPlan], None] | None = None,
         on_rebuild: Callable[[], None] | None = None,
         on_decode: Callable[[StepPlan], StepStatus | None] | None = None,
         cells: int | None = None,
@@ -76,6 +85,7 @@ class StubBackend:
         self.on_step = on_step
         self.on_load = on_load
         self.on_draw = on_draw
+        self.on_embed = on_embed
         self.on_rebuild = on_rebuild
         self.on_decode = on_decode
         self.cells = cells
@@ -153,6 +163,11 @@ class StubEngine:
         self._given: dict[int, Buffer] = {}
         self._abort = threading.Event()
         self._aborts = Aborts(self._abort)
+        self._embed_abort = threading.Event()
+        self._embed_aborts = Aborts(self._embed_abort)
+        self._input: list[int] = []
+        self._adapters: dict[int, str] = {}
+        self._in_force: tuple[AdapterUse, ...] = ()
         self.closed = False
         self.capabilities = Capabilities(
             generate=not model.vocab_only,
@@ -170,6 +185,8 @@ class StubEngine:
                 snapshot_bytes=0,
                 exact=True,
             ),
+            adapters=not model.vocab_only,
+            embed=_embed_capabilities(context) if context.embeddings else None,
         )
         self.info = _info(model, context)
 
@@ -180,6 +197,7 @@ class StubEngine:
         if self._backend.on_step is not None:
             self._backend.on_step(plan)
         self._end_and_begin(plan)
+        self._in_force = plan.adapters
         status: StepStatus = "aborted" if aborted else self._compute(plan)
         done = status == "done"
         self._given = {draw.seq: draw.logits for draw in plan.draws if draw.logits is not None}
@@ -196,6 +214,31 @@ class StubEngine:
             elapsed_ns=time.perf_counter_ns() - started,
             logits=self._logits(plan) if plan.keep_logits and done else None,
         )
+
+    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+        started = time.perf_counter_ns()
+        if self.closed:
+            raise DecodeFailed("the engine is closed")
+        can = check_embed(plan, can=self.capabilities.embed, n_vocab=N_VOCAB, held=len(self._input))
+        aborted = self._embed_aborts.enter(plan.number)
+        if self._backend.on_embed is not None:
+            self._backend.on_embed(plan)
+        rows = sum(map(len, plan.inputs))
+        if aborted or self._embed_abort.wait(rows * self._backend.row_s):
+            self._input = []
+            return EmbedOutcome(number=plan.number, status="aborted", detail="aborted")
+        begun = self._input[: plan.pos]
+        inputs = [[*begun, *tokens] for tokens in plan.inputs]
+        self._input = inputs[0] if plan.more else []
+        return EmbedOutcome(
+            number=plan.number,
+            status="done",
+            vectors=() if plan.more else tuple(_vector(tokens, can.n_out) for tokens in inputs),
+            elapsed_ns=time.perf_counter_ns() - started,
+        )
+
+    def abort_embed(self, number: int) -> None:
+        self._embed_aborts.abort(number)
 
     def abort(self, number: int) -> None:
         self._aborts.abort(number)
@@ -251,6 +294,20 @@ class StubEngine:
                 )
         return bytes(token for token in tokens if token < END).decode("utf-8", "replace")
 
+    def check_adapter(self, path: str) -> None:
+        if not pathlib.Path(path).is_file():
+            raise ModelLoadError(f"{path}: no such file; check the path")
+
+    def load_adapter(self, number: int, path: str) -> None:
+        if self.closed:
+            raise DecodeFailed("the engine is closed")
+        if number in self._adapters:
+            raise DecodeFailed(f"adapter {number} is loaded already")
+        self._adapters[number] = path
+
+    def free_adapter(self, number: int) -> None:
+        self._adapters.pop(number, None)
+
     def rebuild(self) -> None:
         if self.closed:
             raise DecodeFailed("the engine is closed")
@@ -295,7 +352,7 @@ class StubEngine:
         """A float32 for each token; the first ones are the bytes of the hash of the tokens."""
         if plan.prefill is None or not plan.prefill.logits:
             return None
-        digest = _digest(self._cells[plan.prefill.seq])
+        digest = self._key(self._cells[plan.prefill.seq])
         return array.array("f", [*digest, *bytes(N_VOCAB - len(digest))]).tobytes()
 
     def _greedy(self, plan: StepPlan) -> tuple[int, ...]:
@@ -303,7 +360,7 @@ class StubEngine:
             return ()
         cells = self._cells[plan.prefill.seq]
         ends = range(len(cells) - plan.prefill.greedy + 1, len(cells) + 1)
-        return tuple(_letter(_digest(cells[:end])) for end in ends)
+        return tuple(_letter(self._key(cells[:end])) for end in ends)
 
     def _check_seq(self, seq: int) -> None:
         if self.closed:
@@ -329,7 +386,7 @@ class StubEngine:
         if self._drawn[seq] == self._backend.end_after:
             return Sampled(seq=seq, token=END, piece=b"", end=True)
         given = self._given.get(seq)
-        key = _digest(self._cells[seq]) if given is None else _digest_of(given)
+        key = self._key(self._cells[seq]) if given is None else _digest_of(given)
         if self._samplers[seq].draws:
             key += seed.to_bytes(4, "little")
         token = _letter(key)
@@ -345,7 +402,33 @@ class StubEngine:
             held=[len(cells) for cells in self._cells],
             samplers=self._samplers,
             least=[0] * len(self._cells),
+            adapters=self._adapters,
         )
+
+    def _key(self, tokens: Sequence[int]) -> bytes:
+        """The hash of the tokens and of what is in force."""
+        digest = _digest(tokens)
+        for use in self._in_force:
+            digest = hashlib.sha256(digest + repr((use.sha256, use.scale)).encode()).digest()
+        return digest
+
+
+def _embed_capabilities(context: ContextConfig) -> EmbedCapabilities:
+    pooling = "last" if context.pooling in (None, "none") else context.pooling
+    return EmbedCapabilities(
+        pooling=pooling,
+        n_out=1 if pooling == "rank" else _N_EMBD,
+        n_inputs=1 if context.deterministic else context.n_seq_max,
+        n_rows=min(context.n_ubatch, context.n_batch),
+        n_input=context.n_ctx or 4_096,
+        whole=False,
+        abort=True,
+    )
+
+
+def _vector(tokens: Sequence[int], n: int) -> bytes:
+    """The first bytes of the hash of the tokens, from -1 to 1, in float32."""
+    return array.array("f", [byte / 127.5 - 1 for byte in _digest(tokens)[:n]]).tobytes()
 
 
 def _digest(tokens: Sequence[int]) -> bytes:

@@ -3,7 +3,7 @@
 Contract
     State     loading → idle ⇄ running; stuck, when the engine does not come back; failed, after
               too many crashes. `_waiting` holds the requests without a sequence, `_floor` those
-              with one, `_stepper` the step on its way.
+              with one, `_stepper` the step on its way, `_embeddings` what is to be embedded.
     Writers   this actor's task alone. The lane reports through messages.
     Invariant a request waits, holds a sequence, or is answered. Between two steps the mailbox is
               served: cancel, status and new requests never wait longer than one step, and a step
@@ -32,7 +32,7 @@ from erllama.actor import (
     Urgent,
 )
 from erllama.actor.intensity import Intensity
-from erllama.backend.base import Backend, Engine, FingerprintMemory, StepOutcome
+from erllama.backend.base import Backend, EmbedOutcome, Engine, FingerprintMemory, StepOutcome
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.cache.board import Board
@@ -49,8 +49,11 @@ from erllama.errors import (
     NotSupported,
     QueueFull,
 )
+from erllama.model.adapters import ModelAdapters
 from erllama.model.cache_work import CacheWork
 from erllama.model.caching import ModelCache
+from erllama.model.embed_job import Vector
+from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
 from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
@@ -61,12 +64,19 @@ from erllama.model.messages import (
     CachedPrefix,
     Cancel,
     Detokenize,
+    Embed,
+    EmbedCancel,
+    EmbedDone,
+    EmbedGiveUp,
+    EmbedTokenized,
+    EmbedTooLong,
     EndSession,
     Evict,
     Expire,
     GiveUp,
     Kept,
     LaneBack,
+    LoadAdapter,
     PutBack,
     QueuedTooLong,
     ReaderCaughtUp,
@@ -76,17 +86,20 @@ from erllama.model.messages import (
     RowsRead,
     SaveDone,
     SessionsIdle,
+    SetAdapterScale,
     SpillDone,
     StepDone,
     StepTooLong,
     Submit,
     Tokenize,
     Tokenized,
+    UnloadAdapter,
     Unspilled,
     WaitedEnough,
 )
 from erllama.model.request import check_tokens
-from erllama.model.scheduler import Decode, Scheduler, Slice
+from erllama.model.scheduler import Decode, Scheduler, Slice, groups
+from erllama.model.scope import Scope
 from erllama.model.sessions import Sessions
 from erllama.model.spilling import Spilling
 from erllama.model.step import Chain, decode_plan, slice_plan, start_plan
@@ -138,6 +151,7 @@ class Loaded:
     stepper: Stepper
     spilling: Spilling
     scheduler: Scheduler
+    embeddings: Embeddings
 
 
 class ModelActor(StateMachine):
@@ -153,6 +167,9 @@ class ModelActor(StateMachine):
             workers=spec.workers,
             memory=spec.memory,
             on_progress=self._note_progress,
+        )
+        self._adapters = ModelAdapters(
+            owner=self._owner, gauges=spec.gauges, workers=spec.workers, memory=spec.memory
         )
         self._here: Loaded | None = None
         self._ready: list[ReplyTo] = []
@@ -171,9 +188,13 @@ class ModelActor(StateMachine):
                 await self.goto("failed")
                 return
         self._set_phase("loading")
-        self.spawn_task(
-            self._owner.open(spec.backend, spec.path, spec.model, spec.context), then="load"
-        )
+        self.spawn_task(self._open(), then="load")
+
+    async def _open(self) -> tuple[Engine, str]:
+        spec = self._spec
+        opened = await self._owner.open(spec.backend, spec.path, spec.model, spec.context)
+        await self._adapters.load_again()
+        return opened
 
     async def terminate(self, reason: object) -> None:
         lost = self.state == "stuck"
@@ -187,6 +208,8 @@ class ModelActor(StateMachine):
         finally:  # also when there is no time left for that
             for job in self._jobs():
                 self._settle(job, self._parting_error(reason))
+            if self._here is not None:
+                self._here.embeddings.fail_all(self._parting_error(reason))
             self._gauges.rest()
             freed = self._owner.close()
         if not lost:  # else nothing is freed before the lane is back
@@ -209,7 +232,17 @@ class ModelActor(StateMachine):
             case Call(AwaitReady(), reply):
                 self._ready.append(reply)
                 return DEFERRED
-            case Call(Tokenize() | Detokenize() | Evict() | CachedPrefix() | EndSession()):
+            case Call(
+                Tokenize()
+                | Detokenize()
+                | Evict()
+                | CachedPrefix()
+                | EndSession()
+                | Embed()
+                | LoadAdapter()
+                | UnloadAdapter()
+                | SetAdapterScale()
+            ):
                 return POSTPONE
             case _:
                 return await self._serve(event)
@@ -331,7 +364,17 @@ class ModelActor(StateMachine):
             stall_s=spec.context.decode_stall_ms / 1e3,
             pace=self._gauges.pace,
         )
-        return Loaded(engine, work, floor, stepper, spilling, scheduler)
+        embeddings = Embeddings(
+            owner=self._owner,
+            engine=engine,
+            context=spec.context,
+            workers=spec.workers,
+            gauges=self._gauges,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            spawn=lambda work, tag: self.spawn_task(work, then=tag),
+        )
+        return Loaded(engine, work, floor, stepper, spilling, scheduler, embeddings)
 
     # Serving
 
@@ -356,7 +399,9 @@ class ModelActor(StateMachine):
             case Call(Evict(), reply):
                 self._evictions.append(reply)
             case Call(CachedPrefix(tokens)):
-                hit = self._loaded_here.work.cache.find(tokens, salt="", exact=False, resume=None)
+                scope = Scope("", self._adapters.in_force)
+                cache = self._loaded_here.work.cache
+                hit = cache.find(tokens, scope=scope, exact=False, resume=None)
                 return hit.tokens if hit is not None else 0
             case Call(EndSession(session_id), reply):
                 self._end_session(session_id)
@@ -370,6 +415,16 @@ class ModelActor(StateMachine):
             case Call(Detokenize(tokens), reply):
                 engine = self._loaded_here.engine
                 return self._beside(reply, len(tokens), lambda: engine.detokenize(tokens))
+            case Call(LoadAdapter(path, scale), reply):
+                self.spawn_task(self._load_adapter(path, scale, reply), then="adapter")
+            case Call(UnloadAdapter(number), reply):
+                self._adapters.unload(number)
+                reply.send(None)
+            case Call(SetAdapterScale(number, scale), reply):
+                self._adapters.set_scale(number, scale)
+                reply.send(None)
+            case Call(Embed(job), reply):
+                self._loaded_here.embeddings.take(job, reply)
             case Call(AwaitReady()):
                 return self._gauges.info
             case _:
@@ -406,9 +461,19 @@ class ModelActor(StateMachine):
             case Urgent(StepTooLong(number)):
                 here.stepper.too_long(number)
             case Urgent(GiveUp(number)):
-                await self._give_up(here, number)
+                await self._give_up(here, here.stepper.is_lost(number))
             case Urgent(Rebuilt(error)):
                 self._rebuilt(here, error)
+            case Urgent(EmbedDone(result, error)):
+                await self._embedded(here, result, error)
+            case TaskDone(EmbedTokenized(job), tokens, error):
+                here.embeddings.tokenized(job, tokens, error)
+            case Urgent(EmbedCancel(job)):
+                here.embeddings.cancel(job)
+            case Urgent(EmbedTooLong(number)):
+                here.embeddings.too_long(number)
+            case Urgent(EmbedGiveUp(number)):
+                await self._give_up(here, here.embeddings.is_lost(number))
             case TaskDone():
                 return
             case _:
@@ -429,6 +494,7 @@ class ModelActor(StateMachine):
         if job.request.session_id is not None:
             self._sessions.claim(job.request.session_id)
             job.in_session = True
+        job.scope = Scope(job.request.cache_salt, self._adapters.in_force)
         self._orders += 1
         job.order = self._orders
         reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
@@ -499,6 +565,17 @@ class ModelActor(StateMachine):
         self.spawn_task(answer(), then="beside")
         return DEFERRED
 
+    async def _load_adapter(self, path: str, scale: float, reply: ReplyTo) -> None:
+        try:
+            adapter = await self._adapters.load(self._loaded_here.engine, path, scale)
+        except Exception as error:  # whatever it is, somebody waits for an answer
+            reply.fail(error)
+            return
+        if reply.abandoned:
+            self._adapters.unload(adapter.id)
+        else:
+            reply.send(adapter)
+
     def _end_session(self, session_id: str) -> None:
         live = self._sessions.end(session_id)
         if live is not None:
@@ -517,22 +594,24 @@ class ModelActor(StateMachine):
         here.floor.admit(self._check)
         here.floor.spill_what_must()  # before the next step, which would compute it again
         self._next_step(here)
+        if here.stepper.current is None:
+            self._adapters.free_unused(self._jobs())
         if self._evictions and not here.work.busy and not here.floor.busy:
             here.floor.drop_all_sessions()
             for reply in self._evictions:
                 reply.send(None)
             self._evictions.clear()
         self._gauges.active = len(here.floor)
-        self._gauges.pending = len(self._waiting) + here.floor.parked
+        self._gauges.pending = len(self._waiting) + here.floor.parked + len(here.embeddings)
         self._gauges.sessions = self._sessions.held
-        state = "running" if here.floor.busy else "idle"
+        state = "running" if here.floor.busy or here.embeddings.busy else "idle"
         if state != self.state:
             await self.goto(state)
 
     def _next_step(self, here: Loaded) -> None:
         """Start a step; or see that the lane stops decoding by itself where there is another."""
-        stepper, floor = here.stepper, here.floor
-        if floor.rebuilding:
+        stepper, floor, embeddings = here.stepper, here.floor, here.embeddings
+        if floor.rebuilding or embeddings.on_the_lane:
             return
         starting = floor.starting()
         decision = here.scheduler.plan(
@@ -540,11 +619,17 @@ class ModelActor(StateMachine):
         )
         if stepper.current is not None:
             chained = isinstance(decision, Decode) and stepper.goes_on_with(decision.seqs)
-            if starting or floor.wants_the_lane or floor.prefilling or not chained:
+            wanted = floor.wants_the_lane or floor.prefilling or embeddings.ready
+            if starting or wanted or not chained:
                 stepper.stop_chain()
             return
-        if not starting and decision is None and not floor.must_end_some:
+        nothing = not starting and decision is None and not floor.must_end_some
+        if embeddings.ready and (embeddings.turn or nothing):
+            embeddings.start(shared=not nothing or self._owner.contended())
             return
+        if nothing:
+            return
+        embeddings.turn = True
         number, end = stepper.next_number, floor.take_ended()
         if starting or decision is None:
             plan = start_plan(number, [floor.generation(job) for job in starting], end=end)
@@ -553,7 +638,13 @@ class ModelActor(StateMachine):
             jobs = [floor.on(seq) for seq in decision.seqs]
             generations = [floor.generation(job) for job in jobs]
             plan = decode_plan(number, generations, end=end)
-            chains = floor.may_chain and not floor.prefilling and not floor.wants_the_lane
+            chains = (
+                floor.may_chain
+                and groups(floor.entries()) == 1
+                and not floor.prefilling
+                and not floor.wants_the_lane
+                and not embeddings.ready
+            )
             chain = Chain(generations) if chains else None
             stepper.start(plan, decision, jobs, chain)
         elif isinstance(decision, Slice):
@@ -622,6 +713,22 @@ class ModelActor(StateMachine):
             rows = outcome.positions[generation.seq] - generation.position
             here.scheduler.pace.note_prefill(rows, seconds)
 
+    async def _embedded(
+        self,
+        here: Loaded,
+        result: tuple[EmbedOutcome, list[Vector | None]] | None,
+        error: BaseException | None,
+    ) -> None:
+        """The lane is through with a call of `embed`."""
+        if result is not None:
+            here.embeddings.done(*result)
+        elif isinstance(error, EngineStuck):  # another model holds the lane for good
+            await self._stop_serving(here, error)
+        elif isinstance(error, DecodeFailed):
+            here.embeddings.failed(error)
+        else:
+            raise EngineCrashed(f"the engine failed: {error!r}") from error
+
     def _end_early(self, job: Job) -> None:
         """End a request on somebody's word: at once if it waits, else with the step it is in."""
         if job in self._waiting:
@@ -653,8 +760,8 @@ class ModelActor(StateMachine):
             raise EngineCrashed(f"a fresh context could not be made: {error!r}") from error
         here.floor.rebuilt()
 
-    async def _give_up(self, here: Loaded, number: int) -> None:
-        if not here.stepper.is_lost(number):
+    async def _give_up(self, here: Loaded, lost: bool) -> None:
+        if not lost:
             return
         self._owner.give_up()
         await self._stop_serving(
@@ -668,6 +775,7 @@ class ModelActor(StateMachine):
     async def _stop_serving(self, here: Loaded, error: EngineStuck) -> None:
         for job in self._jobs():
             self._settle(job, error)
+        here.embeddings.fail_all(error)
         here.floor.forget_all()
         for job in list(self._waiting):
             self._waiting.remove(job)

@@ -46,6 +46,7 @@ from erllama.model.messages import (
     Saving,
     WaitedEnough,
 )
+from erllama.model.scope import Scope
 from erllama.model.slicing import common_prefix
 
 _HOT = 2  # uses after which a row of a file is kept in memory too
@@ -113,14 +114,14 @@ class CacheWork:
         """
         if job.tokens is None or job.spilled is not None or not self.cache.enabled:
             return False
-        salt = job.request.cache_salt
-        if any(self._will_have(job, other, salt) for other in running):
+        scope = job.scope
+        if any(self._will_have(job, other, scope) for other in running):
             self._wait_is_over(job)
             return True
         limit = self.cache.policy.session_resume_wait_ms / 1e3
         resumes = job.request.parent_key is not None or job.in_session
         least = 1 if resumes else _SHARED_SAVING
-        saving = [one for one in self._saving.values() if one.salt == salt]
+        saving = [one for one in self._saving.values() if one.scope == scope]
         if limit <= 0 or not any(
             self._gain(job, one.tokens, len(one.tokens), -one.number) >= least for one in saving
         ):
@@ -138,11 +139,11 @@ class CacheWork:
         job.stop_timer("saved")
         job.waited = False
 
-    def _will_have(self, job: Job, other: Job, salt: str) -> bool:
+    def _will_have(self, job: Job, other: Job, scope: Scope) -> bool:
         """Whether a prompt that is being computed begins like this one, as far as is new."""
         generation, prompt = other.generation, other.tokens
         computes = generation is None or generation.prefilling  # None: once its rows are restored
-        if prompt is None or not computes or other.request.cache_salt != salt:
+        if prompt is None or not computes or other.scope != scope:
             return False
         policy = self.cache.policy
         saved = min(len(prompt), policy.cold_max_tokens or len(prompt))
@@ -166,21 +167,19 @@ class CacheWork:
     def _known(self, job: Job, tokens: array.array[int]) -> int:
         """How many tokens of a prompt the cache has; looked up again when rows were added."""
         if job.known is None or job.known[0] != self._kept:
-            salt = job.request.cache_salt
-            hit = self.cache.find(tokens, salt=salt, exact=False, resume=None)
+            scope = job.scope
+            hit = self.cache.find(tokens, scope=scope, exact=False, resume=None)
             job.known = self._kept, 0 if hit is None else hit.tokens
         return job.known[1]
 
     def find(self, job: Job, resume: str | None) -> Hit | None:
         """What the cache has of a prompt, if reading it is worth it."""
-        tokens, request = job.tokens, job.request
+        tokens = job.tokens
         if tokens is None or not self.cache.enabled:
             return None
         if job.verify_from is not None:
             tokens = tokens[: job.verify_from]
-        return self.cache.find(
-            tokens, salt=request.cache_salt, exact=self.exact(job), resume=resume
-        )
+        return self.cache.find(tokens, scope=job.scope, exact=self.exact(job), resume=resume)
 
     def exact(self, job: Job) -> bool:
         """Whether only rows that a cold run would make are good enough."""
@@ -283,9 +282,7 @@ class CacheWork:
             return
         self._save(job, generation, reason, None)
         if generation.stored >= generation.position >= self.cache.policy.min_tokens:
-            generation.finish_key = self.cache.key(
-                generation.computed_tokens, job.request.cache_salt
-            )
+            generation.finish_key = self.cache.key(generation.computed_tokens, job.scope)
 
     async def hand_over(self) -> None:
         """Wait until what was being saved is in the arbiter's hands: the model is ending.
@@ -369,7 +366,7 @@ class CacheWork:
             tokens=array.array("i", generation.computed_tokens[: computed if snapshot else end]),
             spans=tuple(spans),
             pure_end=generation.pure_end if self.cache.exact else 0,
-            salt=job.request.cache_salt,
+            scope=job.scope,
             reason=reason,
             logits=logits,
         )
@@ -428,7 +425,7 @@ class CacheWork:
             saving.tokens,
             saving.spans,
             saved,
-            salt=saving.salt,
+            scope=saving.scope,
             pure_end=saving.pure_end,
             logits=saving.logits,
         )

@@ -27,7 +27,7 @@ from erllama.cache import (
     worth_restoring,
 )
 from erllama.cache.board import Board
-from erllama.cache.key import TOKEN_BYTES
+from erllama.cache.key import TOKEN_BYTES, AdapterId
 from erllama.cache.messages import NewRow, Offer
 from erllama.cache.peers import Peers
 from erllama.cache.policy import Cost, Reason, Span
@@ -35,6 +35,7 @@ from erllama.cache.reader import Reader
 from erllama.cache.row import Form
 from erllama.config import ContextConfig
 from erllama.errors import Busy, ErllamaError
+from erllama.model.scope import Scope
 
 _SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS")
 
@@ -97,30 +98,33 @@ class ModelCache:
         self.exact = state is not None and state.exact
         self._token_bytes = state.token_bytes if state is not None else 0
         self._granule = engine.capabilities.granule
-        self._namespaces: dict[str, bytes] = {}
-        self.namespace("")  # made now: the first request after a start may be a restore
+        self._namespaces: dict[Scope, bytes] = {}
+        self.namespace(Scope(""))  # made now: the first request after a start may be a restore
 
-    def namespace(self, salt: str) -> bytes:
-        """The root of all keys for requests with this `cache_salt`."""
-        known = self._namespaces.get(salt)
+    def namespace(self, scope: Scope) -> bytes:
+        """The root of all keys for requests of this scope."""
+        known = self._namespaces.get(scope)
         if known is None:
             if len(self._namespaces) > 1_000:
                 self._namespaces.clear()
-            known = self._namespaces[salt] = namespace(
-                fingerprint=self._fingerprint, layout=self._layout, salt=salt
+            known = self._namespaces[scope] = namespace(
+                fingerprint=self._fingerprint,
+                layout=self._layout,
+                adapters=[AdapterId(use.sha256, use.scale) for use in scope.adapters],
+                salt=scope.salt,
             )
         return known
 
     # Reading
 
     def find(
-        self, tokens: array.array[int], *, salt: str, exact: bool, resume: str | None
+        self, tokens: array.array[int], *, scope: Scope, exact: bool, resume: str | None
     ) -> Hit | None:
         """The rows that a prompt can begin with."""
         if not self.enabled:
             return None
         query = Query(
-            namespace=self.namespace(salt),
+            namespace=self.namespace(scope),
             tokens=token_bytes(tokens),
             threads=self._threads,
             exact=exact,
@@ -163,7 +167,7 @@ class ModelCache:
         spans: Sequence[Span],
         saved: SavedState,
         *,
-        salt: str,
+        scope: Scope,
         pure_end: int,
         logits: Buffer | None,
     ) -> tuple[NewRow, ...]:
@@ -176,7 +180,7 @@ class ModelCache:
             logits: of the last token, if they are known.
         """
         self.count("save_total_ns", saved.elapsed_ns)
-        chunk = _Chain(self.namespace(salt), tokens, self.policy.block_tokens)
+        chunk = _Chain(self.namespace(scope), tokens, self.policy.block_tokens)
         made = []
         for span, rows in zip(spans, saved.rows, strict=False):
             is_tail = span.form == "tail" and logits is not None
@@ -217,9 +221,9 @@ class ModelCache:
         except ErllamaError:
             self.count("saves_dropped", len(rows))
 
-    def key(self, tokens: Sequence[int], salt: str) -> str:
+    def key(self, tokens: Sequence[int], scope: Scope) -> str:
         """The key that stands for `tokens`, in hex: a `finish_key`."""
-        return chain_key(self.namespace(salt), tokens, self.policy.block_tokens).hex()
+        return chain_key(self.namespace(scope), tokens, self.policy.block_tokens).hex()
 
     def _meta(
         self, chunk: _Chain, start: int, end: int, *, form: Form, pure_end: int, **fields: Any

@@ -104,6 +104,26 @@ class EngineOwner:
             raise EngineCrashed("the engine is not open")
         self._lane.submit_then(self._id, lambda: work(engine), then)
 
+    async def call(self, work: Callable[[Engine], T]) -> T:
+        """Queue other work on the engine, and wait for its result.
+
+        Raises:
+            EngineCrashed: the engine is not open.
+            Exception: whatever the work raised.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)  # type: ignore[arg-type]
+
+        self.run(work, settle)
+        return await done
+
     def contended(self) -> bool:
         """Whether other models are computing too."""
         return self._lane.contended(self._id)

@@ -216,7 +216,13 @@ class Floor:
         if seq in self._ended:
             self._ended.remove(seq)
         job.entry = Entry(
-            seq, job.order, job.request.priority, left=1, ready=False, deadline=job.deadline
+            seq,
+            job.order,
+            job.request.priority,
+            left=1,
+            ready=False,
+            deadline=job.deadline,
+            group=job.scope.adapters,
         )
         self._jobs[seq] = job
         job.stop_timer("queue")
@@ -252,7 +258,7 @@ class Floor:
     def _in_place(self, job: Job, live: Live) -> Restored:
         """What of a session's state a prompt can go on from."""
         prompt, capabilities = job.tokens or array.array("i"), self._engine.capabilities
-        if live.salt != job.request.cache_salt:
+        if live.scope != job.scope:
             return NOTHING
         n, resumes = reusable(
             live,
@@ -305,6 +311,7 @@ class Floor:
             keep_logits=self._work.cache.enabled,
             stops=self._work.stops(job, start),
             verify_from=job.verify_from,
+            adapters=job.scope.adapters,
         )
         job.turn_from = start.tokens
         self._set_ready(job)
@@ -584,7 +591,7 @@ class Floor:
             sampled=sampled if generation.tokens else None,
             pure_end=min(generation.pure_end, generation.position),
             stored=generation.stored,
-            salt=job.request.cache_salt,
+            scope=job.scope,
             since=self._clock.now(),
             least=generation.restored.tokens if self._windowed else 0,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erllama.model.scheduler import Pace
-from erllama.types import ModelInfo, ModelStatus, Phase
+from erllama.types import Adapter, ModelInfo, ModelStatus, Phase
 
 
 class Gauges:
@@ -25,6 +25,8 @@ class Gauges:
         self.request_s = 1.0
         self.step_since: float | None = None
         self.info: ModelInfo | None = None
+        self.adapters: tuple[Adapter, ...] = ()
+        self.adapters_ever = 0
 
     def rest(self) -> None:
         """Nothing is computed and nothing waits: the actor has ended."""

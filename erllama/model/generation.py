@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from erllama.backend.base import (
+    AdapterUse,
     Begin,
     Buffer,
     Draw,
@@ -80,6 +81,7 @@ class Generation:
         stops: where slices of the prompt end, because a snapshot is wanted there.
         seq: the sequence that it is computed on.
         begun: whether that sequence has its sampler, and its cells are what they should be.
+        adapters: in force for it.
         likeliest: of `verify`, the likeliest token after each row that was asked for.
         keep_end: how much of what was computed is worth keeping in the cache; None: all.
     """
@@ -100,6 +102,7 @@ class Generation:
         keep_logits: bool = False,
         stops: Sequence[int] = (),
         verify_from: int | None = None,
+        adapters: tuple[AdapterUse, ...] = (),
     ) -> None:
         self.prompt = prompt
         self.tokens: list[int] = []
@@ -117,6 +120,7 @@ class Generation:
         self.seq = seq
         self.likeliest: list[int] = []
         self._verify_from = verify_from
+        self.adapters = adapters
         self.keep_end = verify_from
         # the last token needs no cell of its own: it is sampled and never computed
         self._budget = min(request.max_tokens or n_ctx, n_ctx - len(prompt) + 1)

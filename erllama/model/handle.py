@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from erllama.actor import Ref
 from erllama.clock import Clock
-from erllama.errors import ActorDied, Busy, NotSupported, RequestError
+from erllama.errors import (
+    ActorDied,
+    Busy,
+    CallTimeout,
+    MailboxFull,
+    NotSupported,
+    QueueFull,
+    RequestError,
+)
+from erllama.model.adapter_options import check_adapter, check_scale, file_path
+from erllama.model.embed_job import EmbedJob, check_inputs
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job
-from erllama.model.messages import CachedPrefix, Detokenize, EndSession, Evict, Tokenize
-from erllama.model.request import check_ids, check_prompt, check_text, make_request
+from erllama.model.messages import (
+    CachedPrefix,
+    Detokenize,
+    Embed,
+    EndSession,
+    Evict,
+    LoadAdapter,
+    SetAdapterScale,
+    Tokenize,
+    UnloadAdapter,
+)
+from erllama.model.request import check_ids, check_prompt, check_text, check_timeout, make_request
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.model.verify import judge
 from erllama.sampling import fresh_seed
+from erllama.sampling.params import MAX_SEED
 from erllama.text import render_chat
-from erllama.types import Completion, ModelInfo, ModelStatus, Prefill, Verified
+from erllama.types import Adapter, Completion, ModelInfo, ModelStatus, Prefill, Verified
+
+_MOST_COMPLETIONS = 256
 
 
 class Directory(Protocol):
@@ -75,6 +99,41 @@ class Model:
         job = self._job(prompt, options)
         submission = await self._submit(job)
         return await submission.result()
+
+    async def completions(
+        self, prompt: str | Sequence[int], *, n: int, **options: Any
+    ) -> list[Completion]:
+        """Continue `prompt` in `n` ways, side by side as far as there are sequences.
+
+        A prompt of at least 128 tokens is computed once, where rows are cached; the others have
+        it restored. If one fails or the call is cancelled, all end.
+
+        Args:
+            prompt: text, or token ids.
+            n: how many, 1 to 256.
+            options: those of `complete`, but `session_id`. With `seed` the i-th completion, from 0,
+                is that of `complete` with `seed + i`.
+
+        Raises:
+            As `complete`.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_COMPLETIONS:
+            raise RequestError(f"n: expected an int from 1 to {_MOST_COMPLETIONS}, got {n!r}")
+        _check_no_session(options, "completions")
+        jobs = [self._job(prompt, options) for _ in range(n)]
+        if jobs[0].request.sampling.seed is not None:
+            for i, job in enumerate(jobs):
+                job.seed = (job.seed + i) % (MAX_SEED + 1)
+        tasks = [asyncio.create_task(self._answer(job)) for job in jobs]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, job: Job) -> Completion:
+        return await (await self._submit(job)).result()
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Stream:
         """Continue `prompt` and give out the result as it comes.
@@ -150,6 +209,107 @@ class Model:
         job.verify_from = len(context) - 1
         await (await self._submit(job)).result()
         return judge(guessed, job.likeliest)
+
+    @overload  # a str is a Sequence[str] too, but this one comes first
+    async def embed(  # type: ignore[overload-overlap]
+        self, prompt: str | Sequence[int], *, normalize: bool = True, timeout: float | None = None
+    ) -> list[float]: ...
+
+    @overload
+    async def embed(
+        self,
+        prompt: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        normalize: bool = True,
+        timeout: float | None = None,
+    ) -> list[list[float]]: ...
+
+    async def embed(
+        self,
+        prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        normalize: bool = True,
+        timeout: float | None = None,
+    ) -> list[float] | list[list[float]]:
+        """The vector of a prompt; of a list of prompts a list of vectors.
+
+        The vectors of a prompt's tokens are pooled as the model was trained (`info().pooling`); a
+        model that pools by `rank` gives the scores of its classifier, which are never normalised.
+        A decoder has to be loaded with `embeddings=True`. Requests go on in between.
+
+        Args:
+            prompt: text, or token ids; or a list (or tuple) of such, at most 10,000, which are
+                computed up to `n_seq_max` at a time.
+            normalize: scale each vector to length 1 (Euclidean).
+            timeout: seconds to wait; None: no limit.
+
+        Raises:
+            RequestError: a prompt cannot be used; `PromptTooLong`.
+            QueueFull: too many calls wait.
+            CallTimeout: `timeout` ran out.
+            NotSupported: this model cannot embed.
+            ModelNotFound: the model was unloaded.
+            EngineCrashed, EngineStuck, DecodeFailed: the engine failed.
+        """
+        prompts, many = check_inputs(prompt)
+        check_timeout(timeout)
+        ref = await self._directory.find(self.id, timeout)
+        try:
+            vectors = await ref.call(Embed(EmbedJob(prompts, bool(normalize))), timeout=timeout)
+        except CallTimeout:
+            raise CallTimeout(f"timeout: the vectors were not there after {timeout:g} s") from None
+        except MailboxFull as full:
+            raise QueueFull(f"{full}; try again later", retry_after=1.0) from None
+        except ActorDied as died:
+            raise crashed(died) from died
+        found: list[list[float]] = vectors
+        return found if many else found[0]
+
+    async def load_adapter(self, path: str | os.PathLike[str], *, scale: float = 1.0) -> Adapter:
+        """Load a LoRA adapter in GGUF; every request that comes after has it.
+
+        Requests that came before go on without it, side by side with the new ones. Rows in the
+        cache are told apart by the adapters' bytes and scales.
+
+        Args:
+            path: the file, as `convert_lora_to_gguf.py` of llama.cpp makes it.
+            scale: how strongly it is in force; 0: not at all.
+
+        Raises:
+            ModelLoadError: the file cannot be read, or was not made for this model.
+            RequestError: a scale that is no number up to a million; too many adapters.
+            NotSupported: this model takes no adapters.
+            ModelNotFound: the model was unloaded.
+        """
+        message = LoadAdapter(str(file_path(path)), check_scale(scale))
+        adapter: Adapter = await self._call(message)
+        return adapter
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """Have new requests do without an adapter.
+
+        Requests that have it keep it; behind the last of them its memory is freed.
+
+        Raises:
+            RequestError: it is not loaded.
+        """
+        await self._call(UnloadAdapter(check_adapter(adapter).id))
+
+    async def set_adapter_scale(self, adapter: Adapter, scale: float) -> None:
+        """Have new requests use an adapter with another scale; see `load_adapter`.
+
+        Raises:
+            RequestError: it is not loaded, or the scale cannot be used.
+        """
+        await self._call(SetAdapterScale(check_adapter(adapter).id, check_scale(scale)))
+
+    def adapters(self) -> list[Adapter]:
+        """The adapters in force for new requests, in the order of loading; does not wait.
+
+        Raises:
+            ModelNotFound: the model was unloaded.
+        """
+        return list(self._directory.gauges(self.id).adapters)
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session: its sequence is free. What was computed stays in the cache.

@@ -23,6 +23,8 @@ def model_info(model_id: str, path: str, fingerprint: str, engine: Engine) -> Mo
         n_batch=capabilities.n_batch,
         can_generate=capabilities.generate,
         can_abort=capabilities.abort,
+        can_embed=capabilities.embed is not None,
+        pooling=None if capabilities.embed is None else capabilities.embed.pooling,
         granule=capabilities.granule,
         cached_as=_cached_as(capabilities.state),
         exact=capabilities.state is not None and capabilities.state.exact,

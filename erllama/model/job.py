@@ -13,6 +13,7 @@ from erllama.errors import CallTimeout
 from erllama.model.generation import Generation
 from erllama.model.request import Prompt, Request
 from erllama.model.scheduler import Entry
+from erllama.model.scope import Scope
 from erllama.model.sessions import Live
 from erllama.types import CacheUse, Completion, Event, FinishReason, Timings, Usage
 
@@ -55,6 +56,7 @@ class Job:
         to_spill: its sequence is wanted for somebody else.
         paused: its reader lags too far behind.
         checked: the model can compute it.
+        scope: with whom it may share rows; the adapters in it are in force for it.
         in_session: its session is its own until it is answered.
         left: what it leaves to its session.
     """
@@ -95,6 +97,7 @@ class Job:
         self.to_spill = False
         self.paused = False
         self.checked = False
+        self.scope = Scope(request.cache_salt)
         self.in_session = False
         self.left: Live | None = None
 

@@ -6,13 +6,15 @@ import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from erllama.backend.base import Buffer, SavedState, StepOutcome
+from erllama.backend.base import Buffer, EmbedOutcome, SavedState, StepOutcome
 from erllama.cache.lookup import Hit
 from erllama.cache.policy import Reason, Span
 from erllama.cache.reader import Reader
+from erllama.model.embed_job import EmbedJob, Vector
 from erllama.model.generation import Restored
 from erllama.model.job import Job
 from erllama.model.scheduler import Entry
+from erllama.model.scope import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ class Saving:
     tokens: array.array[int]
     spans: tuple[Span, ...]
     pure_end: int
-    salt: str
+    scope: Scope
     reason: Reason
     logits: Buffer | None
 
@@ -228,3 +230,69 @@ class Tokenized:
     """Tag of the background task that tokenizes a prompt."""
 
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Call: answered with a vector for each input."""
+
+    job: EmbedJob
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCancel:
+    """Urgent: nobody waits for these vectors any more."""
+
+    job: EmbedJob
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedTokenized:
+    """Tag of the background task that tokenizes and checks inputs."""
+
+    job: EmbedJob
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedDone:
+    """Urgent: the lane is through with a call of `embed`; None where a vector is not finite."""
+
+    result: tuple[EmbedOutcome, list[Vector | None]] | None
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedTooLong:
+    """Urgent: a call of `embed` has had all the time that it may take."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedGiveUp:
+    """Urgent: a call of `embed` that was aborted for its length has had time to come back."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Call: answered with the `Adapter` once it is in force for new requests."""
+
+    path: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Call: new requests do without this adapter; it is freed behind those that have it."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAdapterScale:
+    """Call: new requests have this adapter so strongly."""
+
+    id: int
+    scale: float

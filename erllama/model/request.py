@@ -171,6 +171,15 @@ def check_text(text: object) -> None:
         raise RequestError(f"text: expected a str, got {type(text).__name__}")
 
 
+def check_timeout(timeout: object) -> None:
+    """Refuse what is no number of seconds.
+
+    Raises:
+        RequestError: as `Request.timeout`.
+    """
+    Request(timeout=timeout)  # type: ignore[arg-type]
+
+
 def check_tokens(tokens: array.array[int], *, n_vocab: int, n_ctx: int) -> None:
     """Refuse a prompt that the model cannot take.
 

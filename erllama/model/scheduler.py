@@ -13,7 +13,7 @@ ones do not wait for long ones. One that was passed over too often goes first, s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from erllama.model.request import Priority
@@ -24,6 +24,10 @@ WEIGHTS: dict[Priority, int] = {"low": 1, "normal": 4, "high": 16}
 
 PATIENCE = 8
 """Slices that others may get before a prompt that waits goes first."""
+
+TURN = 4
+"""Decode steps of requests with the same adapters before others have theirs: to change adapters
+costs llama.cpp up to half a step, as it plans its graphs anew."""
 
 CONTENDED_S = 0.1
 """How long a prompt slice may keep the lane while other models compute too."""
@@ -42,6 +46,7 @@ class Entry:
         deadline: when its caller stops waiting.
         most: rows of its slices at most, where the cells of the context ran short; 0: no limit.
         passed: slices that others got since its last one.
+        group: requests of different groups never share a step: their adapters differ.
         alone: its row is to be computed by itself, to find out whether it is the one that fails.
     """
 
@@ -54,6 +59,7 @@ class Entry:
     most: int = 0
     passed: int = 0
     alone: bool = False
+    group: Hashable = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,11 @@ class ClassShares:
         return min(classes, key=lambda c: (max(self._used[c], self._floor), -WEIGHTS[c]))
 
 
+def groups(entries: Iterable[Entry]) -> int:
+    """How many groups take turns to decode."""
+    return len({entry.group for entry in entries if entry.ready and not entry.left})
+
+
 class Scheduler:
     """Plans the steps of one model.
 
@@ -131,6 +142,9 @@ class Scheduler:
         self._shares = ClassShares()
         self._since_decode = math.inf  # seconds of slices since the last decode step
         self._last = -1  # whose slice was the latest
+        self._decodes = 0
+        self._latest: dict[Hashable, int] = {}
+        self._in_turn = 0
         self.pace = pace
 
     def plan(
@@ -143,7 +157,7 @@ class Scheduler:
             now: the time that deadlines are measured by.
             contended: whether other models compute too.
         """
-        decoding = [entry.seq for entry in entries if entry.ready and not entry.left]
+        decoding = self._turn([entry for entry in entries if entry.ready and not entry.left])
         prompts = [entry for entry in entries if entry.ready and entry.left]
         chosen = self._choose(prompts, now) if prompts else None
         if decoding and not (chosen and self._fits(chosen)):
@@ -163,6 +177,7 @@ class Scheduler:
         """
         if isinstance(decision, Decode):
             self._since_decode = 0.0
+            self._note_turn(decision, entries)
             self.pace.note_decode(seconds)
             return
         self._since_decode += seconds
@@ -190,6 +205,23 @@ class Scheduler:
     def _spare_s(self) -> float:
         """Seconds that slices may take before the next decode step."""
         return self._stall_s - self.pace.decode_s - self._since_decode
+
+    def _turn(self, decoding: list[Entry]) -> list[int]:
+        """The sequences of the group whose turn it is: goes on, or has decoded least lately."""
+        if not decoding:
+            return []
+        order = sorted(decoding, key=lambda entry: self._latest.get(entry.group, 0))
+        goes_on = self._latest.get(order[-1].group) == self._decodes and self._in_turn < TURN
+        group = order[-1 if goes_on else 0].group
+        return [entry.seq for entry in decoding if entry.group == group]
+
+    def _note_turn(self, decision: Decode, entries: Sequence[Entry]) -> None:
+        group = next((entry.group for entry in entries if entry.seq in decision.seqs), ())
+        went_on = self._latest.get(group) == self._decodes
+        self._in_turn = self._in_turn + 1 if went_on else 1
+        self._decodes += 1
+        latest = {entry.group: self._latest.get(entry.group, 0) for entry in entries}
+        self._latest = latest | {group: self._decodes}
 
     def _choose(self, prompts: list[Entry], now: float) -> Entry:
         first = self._shares.first({entry.priority for entry in prompts})

@@ -13,6 +13,7 @@ import array
 from dataclasses import dataclass
 
 from erllama.errors import SessionBusy
+from erllama.model.scope import Scope
 from erllama.model.slicing import common_prefix
 
 _REMEMBERED = 10_000  # sessions without a sequence, of which only the key of their rows is kept
@@ -28,7 +29,7 @@ class Live:
         sampled: the token after them, which was sampled and never computed; None: there is none.
         pure_end: up to where the rows are a function of the tokens alone.
         stored: up to where they are in the cache.
-        salt: the `cache_salt` that they belong to.
+        scope: what they belong to.
         since: when it became idle.
         least: the fewest tokens that it can be cut to, beside none (`Capabilities.truncate`).
     """
@@ -38,7 +39,7 @@ class Live:
     sampled: int | None
     pure_end: int
     stored: int
-    salt: str
+    scope: Scope
     since: float
     least: int = 0
 

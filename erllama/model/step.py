@@ -11,13 +11,14 @@ from erllama.model.generation import Generation
 def decode_plan(
     number: int, generations: Sequence[Generation], *, end: Sequence[int] = ()
 ) -> StepPlan:
-    """One row of each generation, and a draw from each."""
+    """One row of each generation, and a draw from each; all have the same adapters."""
     return StepPlan(
         number=number,
         end=tuple(end),
         begin=tuple(begin for one in generations for begin in one.begin()),
         rows=tuple(one.row() for one in generations),
         draws=tuple(one.draw(one.position + 1) for one in generations),
+        adapters=generations[0].adapters,
     )
 
 
@@ -33,6 +34,7 @@ def slice_plan(
         prefill=prefill,
         draws=generation.first_draws() if prefill.logits else (),
         keep_logits=generation.wants_logits(prefill),
+        adapters=generation.adapters,
     )
 
 
@@ -59,6 +61,7 @@ class Chain:
 
     def __init__(self, generations: Sequence[Generation]) -> None:
         self._generations = {one.seq: one for one in generations}
+        self._adapters = generations[0].adapters
         self.stopped = False
 
     @property
@@ -78,4 +81,9 @@ class Chain:
                 return None
             rows.append(generation.row_at(position, sampled.token))
             draws.append(generation.draw(position + 1))
-        return StepPlan(number=outcome.number + 1, rows=tuple(rows), draws=tuple(draws))
+        return StepPlan(
+            number=outcome.number + 1,
+            rows=tuple(rows),
+            draws=tuple(draws),
+            adapters=self._adapters,
+        )

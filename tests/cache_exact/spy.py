@@ -16,6 +16,8 @@ import numpy as np
 
 from erllama.backend.base import (
     Capabilities,
+    EmbedOutcome,
+    EmbedPlan,
     Engine,
     EngineInfo,
     FingerprintMemory,
@@ -149,6 +151,12 @@ class SpyEngine:
     def abort(self, number: int) -> None:
         self._engine.abort(number)
 
+    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+        return self._engine.embed(plan)
+
+    def abort_embed(self, number: int) -> None:
+        self._engine.abort_embed(number)
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         return self._engine.tokenize(text, add_special=add_special, parse_special=parse_special)
 
@@ -169,6 +177,15 @@ class SpyEngine:
 
     def prepare(self, sampler: SamplerPlan) -> None:
         self._engine.prepare(sampler)
+
+    def check_adapter(self, path: str) -> None:
+        self._engine.check_adapter(path)
+
+    def load_adapter(self, number: int, path: str) -> None:
+        self._engine.load_adapter(number, path)
+
+    def free_adapter(self, number: int) -> None:
+        self._engine.free_adapter(number)
 
     def rebuild(self) -> None:
         self._engine.rebuild()

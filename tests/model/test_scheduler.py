@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections import Counter
 from typing import Any
@@ -13,6 +14,7 @@ from erllama.model.request import Priority
 from erllama.model.scheduler import (
     CONTENDED_S,
     PATIENCE,
+    TURN,
     WEIGHTS,
     ClassShares,
     Decision,
@@ -21,6 +23,7 @@ from erllama.model.scheduler import (
     Pace,
     Scheduler,
     Slice,
+    groups,
 )
 from erllama.model.slicing import slice_rows
 
@@ -270,3 +273,39 @@ def test_the_pace_follows_what_is_measured() -> None:
     assert pace.prefill_rate == 128.0
     pace.note_prefill(64, 0.0)
     assert pace.prefill_rate == 128.0
+
+
+# Groups: requests with different adapters
+
+
+def decoded(planner: Scheduler, entries: list[Entry], n: int) -> list[tuple[int, ...]]:
+    """The sequences of the next `n` decode steps."""
+    found = []
+    for _ in range(n):
+        decision = planner.plan(entries, now=0.0)
+        assert isinstance(decision, Decode)
+        found.append(decision.seqs)
+        planner.took(decision, entries, 0.01)
+    return found
+
+
+def test_requests_of_different_groups_never_share_a_step_and_take_turns() -> None:
+    entries = [entry(seq, group=group) for seq, group in enumerate(("a", "b", "a", "c"))]
+    found = decoded(scheduler(), entries, 6 * TURN)
+    assert set(found) == {(0, 2), (1,), (3,)}
+    turns = [seqs for seqs, _ in itertools.groupby(found)]
+    assert len(turns) == 6
+    assert turns[:3] == turns[3:]
+    assert all(found.count(seqs) == 2 * TURN for seqs in set(found))
+
+
+def test_a_group_alone_decodes_on_and_gives_way_to_one_that_comes() -> None:
+    planner = scheduler()
+    entries = [entry(0, group="a")]
+    assert set(decoded(planner, entries, 3 * TURN)) == {(0,)}
+    entries.append(entry(1, group="b"))
+    found = decoded(planner, entries, 2 * TURN)
+    assert found == [(1,)] * TURN + [(0,)] * TURN
+    assert groups(entries) == 2
+    entries[1].ready = False
+    assert groups(entries) == 1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from erllama import Completion, Model, PromptTooLong, SessionBusy
 from erllama.actor.testing import ManualClock, settle
+from erllama.model.scope import Scope
 from erllama.model.sessions import Live, Sessions, reusable
 from tests.model.staging import (
     Stage,
@@ -36,7 +37,7 @@ def live(tokens: list[int], *, sampled: int | None = None, **fields: Any) -> Liv
         "seq": 0,
         "pure_end": len(tokens),
         "stored": len(tokens),
-        "salt": "",
+        "scope": Scope(""),
         "since": 0.0,
     }
     return Live(tokens=array.array("i", tokens), sampled=sampled, **(defaults | fields))

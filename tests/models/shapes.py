@@ -34,7 +34,7 @@ from .tensors import (
 from .vocabulary import Vocabulary, VocabularyKind, make_vocabulary
 
 HParam: TypeAlias = int | float | bool | str | list[int]
-Pooling: TypeAlias = Literal["none", "mean", "cls"]
+Pooling: TypeAlias = Literal["none", "mean", "cls", "rank"]
 
 EMBEDDING_STD = 0.5
 LOGIT_STD = 2.0
@@ -42,7 +42,7 @@ ATTENTION_SHARPNESS = 4.0
 """Standard deviation of the attention scores before the softmax."""
 
 NORM_EPSILON = 1e-5
-POOLING_TYPES: dict[Pooling, int] = {"none": 0, "mean": 1, "cls": 2}
+POOLING_TYPES: dict[Pooling, int] = {"none": 0, "mean": 1, "cls": 2, "rank": 4}
 """`llama_pooling_type` in llama.h."""
 
 
@@ -416,6 +416,7 @@ class Bert(Shape):
         n_head: number of heads.
         n_ff: width of the feed-forward layers.
         pooling: how the file says that rows become one embedding; "none" writes the key too.
+        classifier: whether there is a head that makes one score of an input.
     """
 
     arch: ClassVar[str] = "bert"
@@ -425,6 +426,7 @@ class Bert(Shape):
     n_head: int = 4
     n_ff: int = 256
     pooling: Pooling = "mean"
+    classifier: bool = False
 
     def hparams(self) -> dict[str, HParam]:
         return super().hparams() | {
@@ -457,7 +459,11 @@ class Bert(Shape):
         yield bias(f"{block}.layer_output_norm", self.n_embd)
 
     def output_tensors(self) -> Iterator[Tensor]:
-        yield from ()
+        if self.classifier:
+            yield matrix("cls", self.n_embd, self.n_embd)
+            yield bias("cls", self.n_embd)
+            yield matrix("cls.output", self.n_embd, 1)
+            yield bias("cls.output", 1)
 
 
 TINY = Llama()
@@ -486,6 +492,9 @@ TINY_LFM2 = Lfm2()
 
 TINY_BERT = Bert()
 """Encoder with mean pooling, context of 512."""
+
+TINY_RERANKER = Bert(pooling="rank", classifier=True)
+"""Encoder with a classifier that scores an input."""
 
 WIDE = Llama(n_embd=256, n_layer=2, n_ff=512)
 """Plain attention, 256 wide: the narrowest that K-quants can store, as their blocks hold 256."""

@@ -59,6 +59,18 @@ class Batch:
         self._logits[list(unread)] = 0
         self.native.n_tokens = n
 
+    def fill_inputs(self, inputs: Sequence[Sequence[int]], pos: int) -> None:
+        """Several inputs on sequences of their own, each from position `pos` on."""
+        n = 0
+        for seq, tokens in enumerate(inputs):
+            end = n + len(tokens)
+            self._token[n:end] = tokens
+            self._pos[n:end] = np.arange(pos, pos + len(tokens), dtype=np.int32)
+            self._seq[n:end] = seq
+            n = end
+        self._logits[:n] = 1
+        self.native.n_tokens = n
+
     def _struct(self) -> Any:
         lib = llama()
         batch = lib.llama_batch()

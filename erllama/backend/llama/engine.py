@@ -11,7 +11,8 @@ Contract
               padding rows are gone when `step` returns, however the call ended.
     Context   `rebuild` makes another one in place of the first, with the same parameters. While
               none could be made there is none, and every step fails.
-    Freeing   samplers, context, model, in this order, once, on the lane.
+    Embedding has a context of its own (`Embedder`); an encoder has no other.
+    Freeing   samplers, contexts, model, in this order, once, on the lane.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from erllama.backend.base import (
     Buffer,
     Capabilities,
     Draw,
+    EmbedOutcome,
+    EmbedPlan,
     EngineInfo,
     Frame,
     Row,
@@ -40,7 +43,9 @@ from erllama.backend.base import (
     StepStatus,
 )
 from erllama.backend.llama.abort import AbortFlag
+from erllama.backend.llama.adapters import Adapters
 from erllama.backend.llama.batch import Batch
+from erllama.backend.llama.embedder import Embedder
 from erllama.backend.llama.library import LogLines, capture_log, llama
 from erllama.backend.llama.logits import LogitRows, Logits, are_finite
 from erllama.backend.llama.native_sampler import NativeSampler
@@ -73,6 +78,8 @@ class LlamaEngine:
         capabilities: Capabilities,
         info: EngineInfo,
         states: States | WholeStates | None,
+        embedder: Embedder | None,
+        adapters: Adapters,
         room: Room,
         unified: bool,
     ) -> None:
@@ -98,6 +105,8 @@ class LlamaEngine:
         self.capabilities = capabilities
         self.info = info
         self._states = states
+        self._embedder = embedder
+        self._adapters = adapters
 
     # The lane's side
 
@@ -132,6 +141,11 @@ class LlamaEngine:
             logits=self._kept_logits(plan) if status == "done" else None,
         )
 
+    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+        if self._embedder is None:
+            raise NotSupported("this model was not loaded to embed; load it with embeddings=True")
+        return self._embedder.embed(plan)
+
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
         started = time.perf_counter_ns()
         states = self._checked_states(seq)
@@ -155,6 +169,15 @@ class LlamaEngine:
         in_window = self.capabilities.family != "sliding_window" or frame.n < self._window
         self._least[seq] = 0 if in_window else frame.n
 
+    def load_adapter(self, number: int, path: str) -> None:
+        if self._closed:
+            raise DecodeFailed("the engine is closed")
+        self._adapters.load(number, path)
+
+    def free_adapter(self, number: int) -> None:
+        if not self._closed:
+            self._adapters.free(number, self._context)
+
     def rebuild(self) -> None:
         if self._closed:
             raise DecodeFailed("the engine is closed")
@@ -174,6 +197,8 @@ class LlamaEngine:
         self._closed = True
         self._readers.shut()  # nobody tokenizes with a freed vocabulary
         self._free_context()
+        if self._embedder is not None:
+            self._embedder.close()
         self._llama.llama_model_free(self._model)
         self._model = None
 
@@ -182,11 +207,16 @@ class LlamaEngine:
         if self._context:
             self._llama.llama_free(self._context)
         self._context = self._memory = None
+        self._adapters.context_is_new()
 
     # Any thread
 
     def abort(self, number: int) -> None:
         self._aborts.abort(number)
+
+    def abort_embed(self, number: int) -> None:
+        if self._embedder is not None:
+            self._embedder.abort(number)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         with self._readers:
@@ -197,6 +227,11 @@ class LlamaEngine:
     def prepare(self, sampler: SamplerPlan) -> None:
         with self._readers:
             self._words.prepare(sampler)
+
+    def check_adapter(self, path: str) -> None:
+        if not self.capabilities.adapters:
+            raise NotSupported("this model does not generate, so it takes no adapters")
+        self._adapters.check(path)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         with self._readers:
@@ -217,7 +252,8 @@ class LlamaEngine:
             held=self._held,
             samplers=self._samplers,
             least=self._least,
-            largest=_bounds,
+            adapters=self._adapters,
+            largest=bounds,
         )
 
     def _begin(self, begin: Begin) -> None:
@@ -249,6 +285,7 @@ class LlamaEngine:
         batch = self._batch
         if batch is None or self._context is None:
             return "failed", _NO_CONTEXT
+        self._adapters.put_in_force(self._context, plan.adapters)
         padding = self._fill(batch, plan)
         code = self._llama.llama_decode(self._context, batch.native)
         for seq in padding:
@@ -372,7 +409,8 @@ class LlamaEngine:
         return self._logit_rows.row(self._context, row)
 
 
-def _bounds(ids: Sequence[int]) -> tuple[int, int]:
+def bounds(ids: Sequence[int]) -> tuple[int, int]:
+    """Least and greatest of some ids."""
     if len(ids) == 1:
         return ids[0], ids[0]
     values = np.frombuffer(ids, np.int32) if isinstance(ids, array.array) else np.asarray(ids)

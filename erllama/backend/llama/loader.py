@@ -23,9 +23,12 @@ from erllama.backend.base import (
 )
 from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
+from erllama.backend.llama.adapters import Adapters
 from erllama.backend.llama.company import rows_keep_apart
 from erllama.backend.llama.devices import offload
-from erllama.backend.llama.engine import LlamaEngine
+from erllama.backend.llama.embed_shape import EmbedShape, Facts, plan_embedding
+from erllama.backend.llama.embedder import Embedder
+from erllama.backend.llama.engine import LlamaEngine, bounds
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
 from erllama.backend.llama.header_check import find_fault
 from erllama.backend.llama.keeping import (
@@ -84,6 +87,8 @@ class LlamaLoading:
         self._config = context
         self._model: Any = None
         self._context: Any = None
+        self._embedder: Embedder | None = None
+        self._encoder = False
         self._flag = AbortFlag()
         self._headers: list[GgufHeader] = []
         self._memory: FingerprintMemory | None = None
@@ -120,6 +125,7 @@ class LlamaLoading:
         if not self._model_config.vocab_only:
             self._context = self._make_context(self._model)
             self._check_deterministic()
+            self._make_embedder(header)
 
     def prepare(self) -> bool:
         try:
@@ -134,10 +140,13 @@ class LlamaLoading:
         engine = self._engine_made
         if engine is None:
             raise ModelLoadError(f"{self._path}: was not loaded; call load before warm_up")
-        self._model = self._context = None  # the engine owns them now
+        self._model = self._context = self._embedder = None  # the engine owns them now
         return engine
 
     def _prepare(self) -> Generator[None, None, None]:
+        if self._embedder is not None:
+            self._embedder.try_out(Vocabulary(self._model).warm_up_token)
+            yield
         engine = self._engine(can_abort=False, kept=None)
         if engine.capabilities.generate:
             token = Vocabulary(self._model).warm_up_token
@@ -162,11 +171,13 @@ class LlamaLoading:
 
     def discard(self) -> None:
         lib = llama()
+        if self._embedder is not None:
+            self._embedder.close()
         if self._context:
             lib.llama_free(self._context)
         if self._model:
             lib.llama_model_free(self._model)
-        self._model = self._context = None
+        self._model = self._context = self._embedder = None
 
     # Weights
 
@@ -211,9 +222,12 @@ class LlamaLoading:
 
     def _make_context(self, model: Any) -> Any:
         """Make the context; the engine does it again after a step that was given up."""
-        lib = llama()
-        parameters = lib.llama_context_default_params()
+        parameters = llama().llama_context_default_params()
         self._fill_context_parameters(parameters, model)
+        return self._init_context(model, parameters)
+
+    def _init_context(self, model: Any, parameters: Any) -> Any:
+        lib = llama()
         with capture_log() as said:
             context = lib.llama_init_from_model(model, parameters)
         if not context:
@@ -246,6 +260,48 @@ class LlamaLoading:
             parameters.rope_freq_base = config.rope_freq_base
         if config.rope_freq_scale is not None:
             parameters.rope_freq_scale = config.rope_freq_scale
+
+    def _make_embedder(self, header: GgufHeader) -> None:
+        """Make the context that embeds, if one is wanted; an encoder's takes the other's place."""
+        lib = llama()
+        self._encoder = not lib.llama_get_memory(self._context)
+        if not self._encoder and not self._config.embeddings:
+            return
+        if lib.llama_model_has_encoder(self._model) and not self._encoder:
+            raise ConfigError(
+                "ContextConfig.embeddings: this model, of an encoder and a decoder, cannot embed; "
+                "set it to False"
+            )
+        shape = plan_embedding(self._config, self._room(self._model), self._embed_facts(header))
+        if self._encoder:
+            lib.llama_free(self._context)
+            self._context = None
+        flag = AbortFlag()
+        parameters = lib.llama_context_default_params()
+        self._fill_context_parameters(parameters, self._model)
+        _make_it_embed(parameters, shape, flag)
+        self._embedder = Embedder(
+            context=self._init_context(self._model, parameters),
+            shape=shape,
+            flag=flag,
+            n_vocab=lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model)),
+            largest=bounds,
+        )
+
+    def _embed_facts(self, header: GgufHeader) -> Facts:
+        lib, model = llama(), self._model
+        arch = header.metadata.get("general.architecture", "")
+        return Facts(
+            encoder=self._encoder,
+            causal=bool(header.metadata.get(f"{arch}.attention.causal", True)),
+            pooling_type=lib.llama_pooling_type(self._context),
+            has_head=any(
+                tensor.name.startswith("cls.") for part in self._headers for tensor in part.tensors
+            ),
+            n_embd=lib.llama_model_n_embd_out(model),
+            n_scores=lib.llama_model_n_cls_out(model),
+            n_ctx_train=lib.llama_model_n_ctx_train(model),
+        )
 
     @property
     def _n_threads(self) -> int:
@@ -292,7 +348,8 @@ class LlamaLoading:
         n_ctx = config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
         room = plan_room(config, n_ctx)
         check_room(config, room, llama().llama_max_parallel_sequences())
-        needed = int(number("block_count") * width * value_bytes * room.total)
+        cells = room.total + (room.cells if config.embeddings else 0)
+        needed = int(number("block_count") * width * value_bytes * cells)
         present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > present:
             raise ConfigError(
@@ -405,12 +462,14 @@ class LlamaLoading:
             capabilities=self._capabilities(can_abort=can_abort, kept=kept),
             states=states,
             info=self._info(vocabulary, states),
+            embedder=self._embedder,
+            adapters=Adapters(self._model, self._path),
             room=self._room(self._model),
             unified=self._config.kv_unified,
         )
 
     def _capabilities(self, *, can_abort: bool, kept: Kept | None) -> Capabilities:
-        lib, context = llama(), self._context
+        lib, context = llama(), self._any_context
         has_memory = bool(context) and bool(lib.llama_get_memory(context))
         family = self._family(has_memory=has_memory)
         return Capabilities(
@@ -423,6 +482,8 @@ class LlamaLoading:
             family=family,
             truncate=kept is not None and self._can_truncate(family),
             deterministic=self._config.deterministic,
+            adapters=has_memory and not lib.llama_model_has_encoder(self._model),
+            embed=None if self._embedder is None else self._embedder.can,
             state=None
             if kept is None
             else state_capabilities(
@@ -433,6 +494,11 @@ class LlamaLoading:
                 factors=self._rope_factors,
             ),
         )
+
+    @property
+    def _any_context(self) -> Any:
+        """The context; of an encoder, that which embeds."""
+        return self._embedder.context if self._encoder and self._embedder else self._context
 
     def _can_truncate(self, family: Family) -> bool:
         """Whether `seq_rm` of the end of a sequence leaves what computing the rest would have.
@@ -450,7 +516,7 @@ class LlamaLoading:
 
     def _family(self, *, has_memory: bool) -> Family:
         lib, model = llama(), self._model
-        if self._context and not has_memory:
+        if self._any_context and not has_memory:
             return "encoder"
         if lib.llama_model_is_hybrid(model):
             return "hybrid"
@@ -460,6 +526,7 @@ class LlamaLoading:
 
     def _info(self, vocabulary: Vocabulary, states: States | WholeStates | None) -> EngineInfo:
         lib, model, config = llama(), self._model, self._config
+        context = self._any_context
         n_layer = lib.llama_model_n_layer(model)  # 0 if vocab_only: asking for heads would abort
         return EngineInfo(
             architecture=self._meta("general.architecture"),
@@ -473,10 +540,10 @@ class LlamaLoading:
             n_head=lib.llama_model_n_head(model) if n_layer else 0,
             n_head_kv=lib.llama_model_n_head_kv(model) if n_layer else 0,
             n_ctx_train=lib.llama_model_n_ctx_train(model),
-            n_seq_allocated=lib.llama_n_seq_max(self._context) if self._context else 0,
-            n_ctx_allocated=lib.llama_n_ctx_seq(self._context) if self._context else 0,
+            n_seq_allocated=lib.llama_n_seq_max(context) if context else 0,
+            n_ctx_allocated=lib.llama_n_ctx_seq(context) if context else 0,
             kv_bytes=self._kv_bytes(states),
-            n_ubatch=lib.llama_n_ubatch(self._context) if self._context else 0,
+            n_ubatch=lib.llama_n_ubatch(context) if context else 0,
             n_threads=self._n_threads,
             flash_attn=self._flash_attn(states),
             type_k=config.type_k,
@@ -540,6 +607,17 @@ class LlamaLoading:
             lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         self._flag.clear()
         return code
+
+
+def _make_it_embed(parameters: Any, shape: EmbedShape, flag: AbortFlag) -> None:
+    """Change the parameters of a context that generates into those of one that embeds."""
+    parameters.n_ctx = shape.cells
+    parameters.n_batch = parameters.n_ubatch = shape.can.n_rows
+    parameters.n_seq_max = shape.can.n_inputs
+    parameters.kv_unified = True
+    parameters.embeddings = True
+    parameters.pooling_type = shape.pooling_type
+    parameters.abort_callback_data = flag.address
 
 
 def _build() -> str:
