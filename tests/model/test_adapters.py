@@ -103,14 +103,15 @@ async def test_requests_of_different_adapters_never_share_a_step_and_take_turns(
 ) -> None:
     stage = Stage()
     async with stage.model(n_seq_max=4) as model:
+        adapter = await model.load_adapter(files[0], scale=0)
         stage.pause(lambda plan: bool(plan.rows))
         tasks = [asked(model, [n, *PROMPT], max_tokens=30) for n in (1, 2)]
         await stage.held.wait()
-        loading = asyncio.create_task(model.load_adapter(files[0]))
+        await settle()
+        await model.set_adapter_scale(adapter, 1)
+        tasks += [asked(model, [n, *PROMPT], max_tokens=30) for n in (1, 2)]
         await settle()
         stage.resume()
-        adapter = await loading
-        tasks += [asked(model, [n, *PROMPT], max_tokens=30) for n in (1, 2)]
         found = [(await task).tokens for task in tasks]
         assert found[:2] != found[2:]
         assert found[0] == await fresh_tokens([1, *PROMPT], max_tokens=30, temperature=0)

@@ -196,6 +196,7 @@ def test_short_prompts_are_completed_before_the_next_decode_step_as_far_as_the_p
         entries[planned.seq].left = 0
         sliced += 1
     assert sliced == 4  # of 20 ms each, and 10 for the decode step
+    assert isinstance(planned, Decode)
     planner.took(planned, entries, 0.01)
     entries[5].left = 0
     long = planner.plan(entries, now=0.0)
