@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama import Done, Event, PrefillProgress, Text
+from erllama import Done, Event, PrefillProgress, Text, ThinkingDelta, ThinkingEnd, ToolCallDelta
 from erllama.actor.testing import settle
 from erllama.model.stream import EventBuffer
 
@@ -142,3 +143,21 @@ def _spelt(events: list[Event]) -> list[object]:
         else:
             spelt.append(event)
     return spelt
+
+
+@pytest.mark.parametrize("kind", [ThinkingDelta, ToolCallDelta])
+async def test_thinking_and_calls_fill_a_buffer_as_text_does(
+    kind: type[ThinkingDelta | ToolCallDelta],
+) -> None:
+    spaces: list[bool] = []
+    buffer = EventBuffer(4, lambda: spaces.append(True))
+    for _ in range(3):
+        buffer.push(kind("x"))
+    buffer.push(ThinkingEnd(None))
+    assert not buffer.full
+    buffer.push(kind("x"))
+    assert buffer.full
+    await buffer.take()
+    assert buffer.full
+    await buffer.take()
+    assert (buffer.full, spaces) == (False, [True])
