@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,10 @@ from erllama.sampling import SamplingParams, plan_sampler
 from tests.contracts.rig import GREEDY, PLAIN, PROMPT, RANDOM, STUB, Rig, slice_of
 
 FORCED = 42
-PENALIZED = plan_sampler(SamplingParams(temperature=0, repeat_penalty=100, repeat_last_n=-1))
+# a token that is always the likeliest, until it was seen
+PENALIZED = plan_sampler(
+    SamplingParams(temperature=0, logit_bias={FORCED: 50.0}, presence_penalty=100, repeat_last_n=-1)
+)
 
 
 async def draw(rig: Rig, *draws: Draw, **options: object) -> tuple[Sampled, ...]:
@@ -50,20 +54,17 @@ async def test_a_greedy_draw_of_a_random_sampler_is_that_of_a_greedy_one(rig: Ri
 @pytest.mark.parametrize("rig", [PLAIN], ids=["plain"], indirect=True)
 async def test_a_sampler_goes_on_behind_a_forced_token(rig: Rig) -> None:
     engine = await rig.load()
-    begin = Begin(0, PENALIZED, history=array.array("i", PROMPT))
-    free = (
-        await rig.step(engine, begin=(begin,), prefill=slice_of(PROMPT), draws=(Draw(0, 0),))
-    ).sampled[0]
-    # the likeliest token was forced before: now it is penalized, and another one is likeliest
-    await rig.step(
-        engine,
-        begin=(begin,),
-        prefill=slice_of(PROMPT),
-        draws=(Draw(0, 0, forced=free.token),),
-    )
-    row = Row(0, len(PROMPT), free.token)
-    after = (await rig.step(engine, rows=(row,), draws=(Draw(0, 0),))).sampled[0]
-    assert after.token != free.token
+    history = array.array("i", (token for token in PROMPT if token != FORCED))
+    options: dict[str, Any] = {
+        "begin": (Begin(0, PENALIZED, history=history),),
+        "prefill": slice_of(history),
+    }
+    row = Row(0, len(history), FORCED)
+    for forced in (None, FORCED):
+        first = await rig.step(engine, draws=(Draw(0, 0, forced=forced),), **options)
+        assert first.sampled[0].token == FORCED
+        after = await rig.step(engine, rows=(row,), draws=(Draw(0, 0),))
+        assert after.sampled[0].token != FORCED
 
 
 async def test_a_forced_token_outside_the_vocabulary_is_refused(rig: Rig) -> None:
