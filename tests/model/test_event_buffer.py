@@ -151,13 +151,12 @@ async def test_thinking_and_calls_fill_a_buffer_as_text_does(
 ) -> None:
     spaces: list[bool] = []
     buffer = EventBuffer(4, lambda: spaces.append(True))
-    for _ in range(3):
-        buffer.push(kind("x"))
-    buffer.push(ThinkingEnd(None))
-    assert not buffer.full
-    buffer.push(kind("x"))
-    assert buffer.full
-    await buffer.take()
-    assert buffer.full
-    await buffer.take()
-    assert (buffer.full, spaces) == (False, [True])
+    seen = []
+    for event in (kind("x"), kind("x"), kind("x"), ThinkingEnd(None), kind("x")):
+        buffer.push(event)
+        seen.append(buffer.full)
+    assert seen == [False, False, False, False, True]
+    for _ in range(2):
+        await buffer.take()
+        seen.append(buffer.full)
+    assert (seen[-2:], spaces) == ([True, False], [True])
