@@ -22,6 +22,8 @@ SplitMode = Literal["none", "layer", "row", "tensor"]
 RopeScaling = Literal["none", "linear", "yarn", "longrope"]
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
+Marker = Annotated[str, Meta(min_length=1, max_length=256)]
+
 
 class ModelConfig(Checked, frozen=True, kw_only=True):
     """How a model's weights are loaded."""
@@ -67,14 +69,45 @@ class ModelConfig(Checked, frozen=True, kw_only=True):
         Annotated[str, Meta(min_length=1, max_length=1_000_000)] | None,
         Meta(description="A Jinja chat template in place of the one in the file."),
     ] = None
+    thinking_markers: Annotated[
+        Annotated[tuple[Marker, ...], Meta(max_length=2)] | None,
+        Meta(
+            description="Texts that begin and end what the model thinks; empty: it has none; "
+            "None: those that its chat template mentions."
+        ),
+    ] = None
+    tool_call_markers: Annotated[
+        Annotated[tuple[Marker, ...], Meta(max_length=4)] | None,
+        Meta(
+            description="Texts that begin and end a call of a tool; two more begin and end what "
+            "is payload in it, and the rest of it is then sampled greedily; empty: none; "
+            "None: those that the chat template mentions."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, lengths in (("thinking_markers", (0, 2)), ("tool_call_markers", (0, 2, 4))):
+            markers = getattr(self, name)
+            if markers is not None and len(markers) not in lengths:
+                raise ConfigError(
+                    f"ModelConfig.{name}: {len(markers)} texts; give "
+                    f"{' or '.join(map(str, lengths[1:]))}: each beginning with its end, or ()"
+                )
+            for marker in markers or ():
+                _check_unicode(f"ModelConfig.{name}", marker)
         if (self.fingerprint_mode == "fast_unsafe") != (self.fingerprint is not None):
             raise ConfigError(
                 "ModelConfig.fingerprint: give it together with fingerprint_mode='fast_unsafe', "
                 "or leave both at their defaults"
             )
+
+
+def _check_unicode(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{option}: has half of a surrogate pair; remove it") from None
 
 
 class ContextConfig(Checked, frozen=True, kw_only=True):
@@ -259,6 +292,13 @@ class RuntimeConfig(Checked, frozen=True, kw_only=True):
         Literal["refuse", "read_only"],
         Meta(description="What to do where another process has the rows under cache_dir open."),
     ] = "refuse"
+    signing_key: Annotated[
+        Annotated[str, Meta(min_length=16, max_length=1_024)] | None,
+        Meta(
+            description="Key of the HMAC-SHA256 in ThinkingEnd.signature, in UTF-8; "
+            "None: nothing is signed."
+        ),
+    ] = None
     restart_intensity: Annotated[
         int,
         Meta(ge=0, le=1_000, description="Restarts of one child within restart_period_s."),
@@ -270,3 +310,7 @@ class RuntimeConfig(Checked, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=3_600, description="Seconds that a child may take to stop."),
     ] = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_unicode("RuntimeConfig.signing_key", self.signing_key or "")

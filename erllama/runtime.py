@@ -53,6 +53,7 @@ from erllama.errors import (
     RuntimeStopped,
 )
 from erllama.model.actor import ModelSpec
+from erllama.model.chat_memory import ChatMemory
 from erllama.model.gauges import Gauges
 from erllama.model.handle import Model
 from erllama.model.messages import AwaitReady
@@ -288,11 +289,22 @@ class Runtime:
         Raises:
             ModelNotFound: there is none.
         """
+        return self._spec(model_id).gauges
+
+    def chats(self, model_id: str) -> ChatMemory:
+        """The recent chats of a model.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        return self._spec(model_id).chats
+
+    def _spec(self, model_id: str) -> ModelSpec:
         spec = self._specs.get(model_id)
         if spec is None:
             known = ", ".join(sorted(self._specs)) or "none"
             raise ModelNotFound(f"no model {model_id!r} is loaded here (loaded: {known})")
-        return spec.gauges
+        return spec
 
     # The tree
 
@@ -384,6 +396,7 @@ class Runtime:
             policy=policy_config,
             gauges=Gauges(chosen),
             crashes=Intensity(self.config.restart_intensity, self.config.restart_period_s),
+            signing_key=self.config.signing_key,
         )
 
     async def _start_model(self, spec: ModelSpec) -> None:

@@ -74,6 +74,11 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     `finish_key` as `parent_key` with `context_tokens`, and anything behind it, as the prompt
     resumes exactly here; None if nothing was saved. `stop_sequence` is the one that ended the
     text, which does not show it; `tokens` has its tokens.
+
+    `text` is what lies outside of thinking and of tool calls, in requests where these are
+    recognised. `thinking` is what lies between the thinking markers, also if it was cut off; None
+    if there was none. `tool_calls` has the text of each call that was ended, as it stands between
+    its markers, white space included.
     """
 
     text: str
@@ -87,6 +92,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
     stop_sequence: str | None = None
     logprobs: list[TokenLogprobs] | None = None
+    thinking: str | None = None
+    tool_calls: list[str] = []
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +129,34 @@ class Text(msgspec.Struct, frozen=True, tag=True):
     logprob: float | None = None
 
 
+class ThinkingDelta(msgspec.Struct, frozen=True, tag=True):
+    """Whole characters of what the model thinks, without the markers around it."""
+
+    text: str
+
+
+class ThinkingEnd(msgspec.Struct, frozen=True, tag=True):
+    """The model has ended thinking.
+
+    `signature` is the HMAC-SHA256, in hex, of the texts of the `ThinkingDelta`s since it began, in
+    UTF-8, under `RuntimeConfig.signing_key`; None without a key.
+    """
+
+    signature: str | None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, tag=True):
+    """Whole characters of a call of a tool, without the markers around it."""
+
+    text: str
+
+
+class ToolCallEnd(msgspec.Struct, frozen=True, tag=True):
+    """A call of a tool is complete: its text between the markers, exactly as it was sampled."""
+
+    text: str
+
+
 class PrefillProgress(msgspec.Struct, frozen=True, tag=True):
     """`done` of `total` prompt tokens are computed."""
 
@@ -135,7 +170,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     completion: Completion
 
 
-Event = Text | PrefillProgress | Done
+Event = Text | ThinkingDelta | ThinkingEnd | ToolCallDelta | ToolCallEnd | PrefillProgress | Done
 
 
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +197,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `n_seq_allocated` sequences of `n_ctx_allocated` cells take `kv_bytes` of memory (None: not
     known for this model); with a unified KV cache the cells are those of all sequences.
     `pooling`: how `embed` makes one vector of an input; None where `can_embed` is False.
+    `thinking_markers` and `tool_call_markers` are those in force (see `ModelConfig`); empty: none.
     `exact`: pure rows continue bit for bit as a cold run (docs/exact-slicing.md).
     """
 
@@ -203,6 +239,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str
     backend: str
     devices: str
+    thinking_markers: tuple[str, ...] = ()
+    tool_call_markers: tuple[str, ...] = ()
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

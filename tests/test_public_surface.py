@@ -114,6 +114,10 @@ def test_events_are_one_tagged_union() -> None:
     assert msgspec.json.decode(data, type=list[erllama.Event]) == events
     assert set(typing.get_args(erllama.Event)) == {
         erllama.Text,
+        erllama.ThinkingDelta,
+        erllama.ThinkingEnd,
+        erllama.ToolCallDelta,
+        erllama.ToolCallEnd,
         erllama.PrefillProgress,
         erllama.Done,
     }

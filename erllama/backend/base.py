@@ -223,11 +223,17 @@ class Draw(msgspec.Struct, frozen=True):
 
     From the logits of this step; or from `logits`, float32 for each token of the vocabulary, that
     an earlier step gave out for the same tokens.
+
+    Attributes:
+        greedy: take the likeliest token that the sampler's bans, penalties and grammar leave.
+        forced: the token, whatever the logits say; the sampler goes on behind it.
     """
 
     seq: int
     seed: int
     logits: Buffer | None = None
+    greedy: bool = False
+    forced: int | None = None
 
 
 class AdapterUse(msgspec.Struct, frozen=True, order=True):

@@ -77,6 +77,8 @@ def check_plan(
     for draw in plan.draws:
         has_sampler = draw.seq in begun or (draw.seq in samplers and draw.seq not in plan.end)
         has_logits = draw.seq in computed
+        if draw.forced is not None:
+            _check_ids((draw.forced, draw.forced), n_vocab)
         if draw.logits is not None:
             _check_given(draw.logits, n_vocab)
             has_logits = True

@@ -48,6 +48,7 @@ END, BEGIN = 256, 257
 N_VOCAB = 258
 _TOKEN_BYTES = 4
 _N_EMBD = 32
+_NO_SEED = -1
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz    "
 
 
@@ -376,10 +377,17 @@ class StubEngine:
             try:
                 if self._backend.on_draw is not None:
                     self._backend.on_draw(draw)
-                sampled.append(self._sample(draw.seq, draw.seed))
+                sampled.append(self._chosen(draw))
             except Exception as error:  # whatever it is, it concerns this sequence alone
                 failures[draw.seq] = str(error)
         return tuple(sampled)
+
+    def _chosen(self, draw: Draw) -> Sampled:
+        if draw.forced is None:
+            return self._sample(draw.seq, _NO_SEED if draw.greedy else draw.seed)
+        self._drawn[draw.seq] += 1
+        piece = bytes([draw.forced]) if draw.forced < END else b""
+        return Sampled(draw.seq, draw.forced, piece, draw.forced == END)
 
     def _sample(self, seq: int, seed: int) -> Sampled:
         self._drawn[seq] += 1
@@ -387,7 +395,7 @@ class StubEngine:
             return Sampled(seq=seq, token=END, piece=b"", end=True)
         given = self._given.get(seq)
         key = self._key(self._cells[seq]) if given is None else _digest_of(given)
-        if self._samplers[seq].draws:
+        if self._samplers[seq].draws and seed != _NO_SEED:
             key += seed.to_bytes(4, "little")
         token = _letter(key)
         return Sampled(seq=seq, token=token, piece=bytes([token]), end=False)

@@ -48,10 +48,12 @@ from erllama.errors import (
     ModelNotFound,
     NotSupported,
     QueueFull,
+    RequestError,
 )
 from erllama.model.adapters import ModelAdapters
 from erllama.model.cache_work import CacheWork
 from erllama.model.caching import ModelCache
+from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import Vector
 from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
@@ -59,6 +61,7 @@ from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
 from erllama.model.info import model_info
 from erllama.model.job import Job
+from erllama.model.markers import THINKING, Markers, find_markers
 from erllama.model.messages import (
     AwaitReady,
     CachedPrefix,
@@ -134,7 +137,9 @@ class ModelSpec:
     policy: CachePolicy
     gauges: Gauges
     crashes: Intensity
+    signing_key: str | None = None
     starts: int = field(default=0)
+    chats: ChatMemory = field(default_factory=ChatMemory)
 
     def build(self) -> ModelActor:
         """A new actor, as a supervisor's child."""
@@ -152,6 +157,7 @@ class Loaded:
     spilling: Spilling
     scheduler: Scheduler
     embeddings: Embeddings
+    markers: Markers
 
 
 class ModelActor(StateMachine):
@@ -290,7 +296,7 @@ class ModelActor(StateMachine):
     async def _loaded(self, engine: Engine, fingerprint: str) -> None:
         self._gauges.load_progress = 1.0
         self._here = self._make(engine, fingerprint)
-        info = model_info(self._spec.id, self._spec.path, fingerprint, engine)
+        info = model_info(self._spec.id, self._spec.path, fingerprint, engine, self._here.markers)
         self._gauges.info = info
         for reply in self._ready:
             reply.send(info)
@@ -345,6 +351,7 @@ class ModelActor(StateMachine):
             urgent=self.ref.urgent,
             spawn=lambda work, tag: self.spawn_task(work, then=tag),
         )
+        markers = find_markers(spec.model, engine, spec.signing_key)
         floor = Floor(
             context=spec.context,
             engine=engine,
@@ -354,6 +361,7 @@ class ModelActor(StateMachine):
             sessions=self._sessions,
             waiting=self._waiting,
             gauges=self._gauges,
+            markers=markers,
             clock=self.clock,
             urgent=self.ref.urgent,
             settle=self._settle,
@@ -374,7 +382,7 @@ class ModelActor(StateMachine):
             urgent=self.ref.urgent,
             spawn=lambda work, tag: self.spawn_task(work, then=tag),
         )
-        return Loaded(engine, work, floor, stepper, spilling, scheduler, embeddings)
+        return Loaded(engine, work, floor, stepper, spilling, scheduler, embeddings, markers)
 
     # Serving
 
@@ -644,6 +652,7 @@ class ModelActor(StateMachine):
                 and not floor.prefilling
                 and not floor.wants_the_lane
                 and not embeddings.ready
+                and not any(one.steered for one in generations)
             )
             chain = Chain(generations) if chains else None
             stepper.start(plan, decision, jobs, chain)
@@ -796,6 +805,12 @@ class ModelActor(StateMachine):
             raise NotSupported(
                 f"model {self._spec.id!r} cannot generate text (an encoder, or loaded with "
                 "vocab_only)"
+            )
+        budget = job.request.thinking_budget_tokens
+        if budget is not None and THINKING not in self._loaded_here.markers.sections:
+            raise RequestError(
+                f"thinking_budget_tokens: model {self._spec.id!r} has no markers of thinking; load "
+                "it with thinking_markers, or leave the budget out"
             )
         check_tokens(
             job.tokens or array.array("i"),

@@ -21,6 +21,7 @@ from erllama.model.cache_work import CacheWork
 from erllama.model.gauges import Gauges
 from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.job import Job
+from erllama.model.markers import Markers
 from erllama.model.messages import ReaderCaughtUp, ReaderStalls, RowsRead, SessionsIdle
 from erllama.model.scheduler import WEIGHTS, Entry, Slice
 from erllama.model.sequences import Sequences
@@ -39,6 +40,7 @@ class Floor:
 
     Args:
         waiting: the requests without a sequence.
+        markers: what the model writes around its thoughts and calls.
         settle: answers a request.
         urgent: sends a message to the actor itself.
     """
@@ -54,6 +56,7 @@ class Floor:
         sessions: Sessions,
         waiting: Waiting,
         gauges: Gauges,
+        markers: Markers,
         clock: Clock,
         urgent: Callable[[object], bool],
         settle: Callable[[Job, BaseException | None], None],
@@ -66,6 +69,7 @@ class Floor:
         self._sessions = sessions
         self._waiting = waiting
         self._gauges = gauges
+        self._markers = markers
         self._clock = clock
         self._urgent = urgent
         self._settle = settle
@@ -312,6 +316,8 @@ class Floor:
             stops=self._work.stops(job, start),
             verify_from=job.verify_from,
             adapters=job.scope.adapters,
+            markers=self._markers if job.marked else None,
+            inside=job.inside,
         )
         job.turn_from = start.tokens
         self._set_ready(job)

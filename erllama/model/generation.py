@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from erllama.backend.base import (
     AdapterUse,
     Begin,
@@ -20,17 +22,17 @@ from erllama.backend.base import (
     Row,
     Sampled,
 )
+from erllama.model.markers import Markers
+from erllama.model.reply import Reply
 from erllama.model.request import Request
 from erllama.model.slicing import slice_rows
 from erllama.sampling import draw_seed, plan_sampler
-from erllama.text import StopMatcher, Utf8Decoder
 from erllama.types import (
     CacheUse,
     Completion,
     Event,
     FinishReason,
     PrefillProgress,
-    Text,
     Timings,
     TokenLogprobs,
     Usage,
@@ -84,6 +86,9 @@ class Generation:
         adapters: in force for it.
         likeliest: of `verify`, the likeliest token after each row that was asked for.
         keep_end: how much of what was computed is worth keeping in the cache; None: all.
+        reply: what the sampled tokens say.
+        steered: what they say may decide how the next one is chosen, so the event loop has to
+            hear of each before the next is drawn.
     """
 
     def __init__(
@@ -103,6 +108,8 @@ class Generation:
         stops: Sequence[int] = (),
         verify_from: int | None = None,
         adapters: tuple[AdapterUse, ...] = (),
+        markers: Markers | None = None,
+        inside: str | None = None,
     ) -> None:
         self.prompt = prompt
         self.tokens: list[int] = []
@@ -132,9 +139,13 @@ class Generation:
         self.stops = stops
         self._first_token: float | None = None
         self._last_token = now
-        self._decoder = Utf8Decoder()
-        self._text: list[str] = []
-        self._stop = StopMatcher(request.stop) if request.stop else None
+        self.reply = Reply(
+            request.stop,
+            markers,
+            inside=inside,
+            thinking_budget=request.thinking_budget_tokens,
+        )
+        self.steered = self.reply.steers
         self._logprobs: list[TokenLogprobs] = []
         self._mu: float | None = None  # what mirostat has learned
         self.begun = False
@@ -215,11 +226,14 @@ class Generation:
         draw = self.draw(len(self.prompt))
         if self.begun or self.restored.logits is None:
             return (draw,)
-        return (Draw(draw.seq, draw.seed, self.restored.logits),)
+        return (msgspec.structs.replace(draw, logits=self.restored.logits),)
 
     def draw(self, position: int) -> Draw:
         """The draw for the token at `position` of the context."""
-        return Draw(self.seq, draw_seed(self._seed, position))
+        seed = draw_seed(self._seed, position)
+        if not self.steered:  # also asked on the lane, while the reply may be behind
+            return Draw(self.seq, seed)
+        return Draw(self.seq, seed, greedy=self.reply.greedy, forced=self.reply.forced)
 
     def last_at(self, position: int) -> bool:
         """Whether the token drawn behind `position` cells is its last one. From any thread."""
@@ -257,11 +271,14 @@ class Generation:
         """The result, as far as it came."""
         self.finished = reason
         first = self._first_token if self._first_token is not None else now
+        thinking = self.reply.thinking
         return Completion(
-            text="".join(self._text),
+            text="".join(self.reply.text),
             tokens=list(self.tokens),
             finish_reason=reason,
-            stop_sequence=self._stop.matched if self._stop is not None else None,
+            stop_sequence=self.reply.stop_sequence,
+            thinking=None if thinking is None else "".join(thinking),
+            tool_calls=list(self.reply.tool_calls),
             logprobs=self._logprobs if self._sampler.logprobs is not None else None,
             context_tokens=[*self.prompt, *self.tokens],
             finish_key=self.finish_key,
@@ -320,23 +337,7 @@ class Generation:
             self.finished = "stop"
         elif len(self.tokens) >= self._budget:
             self.finished = "length"
-        text = self._shown(sampled.piece)
-        if not text:
-            return []
-        self._text.append(text)
-        logprob = None if sampled.logprobs is None else sampled.logprobs.logprob
-        return [Text(text, sampled.token, logprob)]
-
-    def _shown(self, piece: bytes) -> str:
-        """The text that is certain now: no half character, no beginning of a stop sequence."""
-        text = self._decoder.feed(piece)
-        if self.finished is not None:
-            text += self._decoder.flush()
-        if self._stop is None:
-            return text
-        text = self._stop.feed(text)
-        if self._stop.matched is not None:
+        events = self.reply.take(sampled, last=self.finished is not None)
+        if self.reply.stop_sequence is not None:
             self.finished = "stop"
-        elif self.finished is not None:
-            text += self._stop.flush()
-        return text
+        return events

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload
@@ -15,11 +14,12 @@ from erllama.errors import (
     Busy,
     CallTimeout,
     MailboxFull,
-    NotSupported,
     QueueFull,
     RequestError,
 )
 from erllama.model.adapter_options import check_adapter, check_scale, file_path
+from erllama.model.chat import chat_prompt, remember, render, tokenize_whole, with_thinking
+from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import EmbedJob, check_inputs
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job
@@ -34,13 +34,20 @@ from erllama.model.messages import (
     Tokenize,
     UnloadAdapter,
 )
-from erllama.model.request import check_ids, check_prompt, check_text, check_timeout, make_request
+from erllama.model.request import (
+    Prompt,
+    Request,
+    check_ids,
+    check_prompt,
+    check_text,
+    check_timeout,
+    make_request,
+)
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.model.verify import judge
 from erllama.sampling import fresh_seed
 from erllama.sampling.params import MAX_SEED
-from erllama.text import render_chat
 from erllama.types import Adapter, Completion, ModelInfo, ModelStatus, Prefill, Verified
 
 _MOST_COMPLETIONS = 256
@@ -57,6 +64,9 @@ class Directory(Protocol):
     def gauges(self, model_id: str) -> Gauges:
         """Raises `ModelNotFound`."""
 
+    def chats(self, model_id: str) -> ChatMemory:
+        """Raises `ModelNotFound`."""
+
     async def unload_model(self, model_id: str) -> None:
         """Raises `ModelNotFound`."""
 
@@ -64,9 +74,10 @@ class Directory(Protocol):
 class Model:
     """A loaded model. Made by `Runtime.load_model`; valid until it is unloaded.
 
-    Request options of `complete` and `stream`: the fields of `Request` (`max_tokens`, `stop`,
-    `timeout`, `prefill_progress`, `stream_buffer`, `parent_key`, `session_id`, `priority`,
-    `cache_salt`, `exact`) and of `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`,
+    Request options of `complete`, `stream`, `chat` and `stream_chat`: the fields of `Request`
+    (`max_tokens`, `stop`, `timeout`, `prefill_progress`, `stream_buffer`, `parent_key`,
+    `session_id`, `priority`, `cache_salt`, `exact`, `thinking`, `thinking_budget_tokens`) and of
+    `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`,
     `typical_p`, `repeat_penalty`, `repeat_last_n`, `frequency_penalty`, `presence_penalty`,
     `dry_multiplier`, `dry_base`, `dry_allowed_length`, `dry_penalty_last_n`,
     `dry_sequence_breakers`, `xtc_probability`, `xtc_threshold`, `mirostat`, `mirostat_tau`,
@@ -144,6 +155,51 @@ class Model:
         job = self._job(prompt, options)
         job.sink = events = EventBuffer(job.request.stream_buffer)
         return Stream(events, lambda: self._submit(job))
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Completion:
+        """The assistant's next message of a chat.
+
+        Thinking and calls of tools are told apart from the text by the model's markers
+        (`info().thinking_markers`, `info().tool_call_markers`). Where the chat goes on an earlier
+        one of this model, as its template writes it, the earlier tokens are used as they were, so
+        the cache has them. A reply is written back best as the model wrote it: its `content` with
+        `text`, and in the names that the template has for them, `thinking` and `tool_calls`.
+
+        Args:
+            messages, tools, variables: those of `apply_chat_template`.
+            options: see the class.
+
+        Raises:
+            NotSupported: the model has no chat template.
+            As `complete`; a `RequestError` also for messages or tools that cannot be used.
+        """
+        job = self._chat_job(make_request(options))
+        submission = await self._submit_chat(job, messages, tools, variables)
+        return await submission.result()
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Stream:
+        """`chat`, given out as it comes.
+
+        Nothing is sent before the stream is first awaited; wrong options are refused here,
+        everything else by the first await.
+        """
+        job = self._chat_job(make_request(options))
+        job.sink = events = EventBuffer(job.request.stream_buffer)
+        return Stream(events, lambda: self._submit_chat(job, messages, tools, variables))
 
     async def prefill(self, prompt: str | Sequence[int], **options: Any) -> Prefill:
         """Compute `prompt` and keep it in the cache; nothing is generated.
@@ -373,26 +429,14 @@ class Model:
             ModelNotFound: the model was unloaded.
         """
         info = self.info()
-        if info.chat_template is None:
-            raise NotSupported(
-                f"model {self.id!r} has no chat template; load it with chat_template=..., or "
-                "use a model that was trained to chat"
-            )
-        # In a thread however short the chat is: the first call imports Jinja and compiles.
-        text = await asyncio.to_thread(
-            render_chat,
-            info.chat_template,
+        text = await render(
+            info,
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
-            bos_token=info.bos_token,
-            eos_token=info.eos_token,
             variables=variables,
-            now=datetime.datetime.now(),
         )
-        # What the template left out is added, as llama.cpp does; a second one would be a fault.
-        begun = text.lstrip().startswith(info.bos_token)
-        return await self.tokenize(text, add_special=not begun, parse_special=True)
+        return await tokenize_whole(info, text, self._ids)
 
     def status(self) -> ModelStatus:
         """What the model does now; does not wait.
@@ -429,16 +473,54 @@ class Model:
         *,
         prefill_only: bool = False,
     ) -> Job:
-        request = make_request(options)
+        return self._make_job(check_prompt(prompt), make_request(options), prefill_only)
+
+    def _make_job(self, prompt: Prompt, request: Request, prefill_only: bool = False) -> Job:
         seed = request.sampling.seed
         return Job(
-            prompt=check_prompt(prompt),
+            prompt=prompt,
             request=request,
             seed=fresh_seed() if seed is None else seed,
             asked=self._directory.clock.now(),
             sink=None,
             prefill_only=prefill_only,
         )
+
+    def _chat_job(self, request: Request) -> Job:
+        job = self._make_job("", request)
+        job.marked = True
+        return job
+
+    async def _submit_chat(
+        self,
+        job: Job,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] | None,
+    ) -> Submission:
+        info, memory = self.info(), self._directory.chats(self.id)
+        text = await render(
+            info,
+            messages,
+            tools=tools,
+            add_generation_prompt=True,
+            variables=with_thinking(job.request, variables),
+        )
+        prompt = await chat_prompt(
+            info,
+            memory,
+            text,
+            salt=job.request.cache_salt,
+            tokenize=self._ids,
+            detokenize=self.detokenize,
+        )
+        job.continue_chat(prompt.tokens, inside=prompt.inside, parent_key=prompt.parent_key)
+        submission = await self._submit(job)
+        submission.reply.add_done_callback(lambda reply: remember(memory, prompt, job, reply))
+        return submission
+
+    async def _ids(self, text: str, add_special: bool) -> list[int]:
+        return await self.tokenize(text, add_special=add_special)
 
     async def _submit(self, job: Job) -> Submission:
         return Submission(await self._directory.find(self.id, job.request.timeout), job)

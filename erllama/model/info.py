@@ -7,10 +7,13 @@ from typing import Literal
 import msgspec
 
 from erllama.backend.base import Engine, StateCapabilities
+from erllama.model.markers import THINKING, TOOL_CALL, Markers
 from erllama.types import ModelInfo
 
 
-def model_info(model_id: str, path: str, fingerprint: str, engine: Engine) -> ModelInfo:
+def model_info(
+    model_id: str, path: str, fingerprint: str, engine: Engine, markers: Markers
+) -> ModelInfo:
     """`ModelInfo` from what the engine says of itself."""
     capabilities = engine.capabilities
     return ModelInfo(
@@ -28,6 +31,8 @@ def model_info(model_id: str, path: str, fingerprint: str, engine: Engine) -> Mo
         granule=capabilities.granule,
         cached_as=_cached_as(capabilities.state),
         exact=capabilities.state is not None and capabilities.state.exact,
+        thinking_markers=markers.texts(THINKING),
+        tool_call_markers=markers.texts(TOOL_CALL),
         **msgspec.structs.asdict(engine.info),
     )
 

@@ -6,6 +6,8 @@ import array
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from erllama.actor import ReplyTo
 from erllama.backend.base import SavedState
 from erllama.clock import Timer
@@ -47,6 +49,8 @@ class Job:
         queued_too_long: it got no sequence in time.
         prefill_only: no token is to be sampled.
         verify_from: the first row of the prompt whose likeliest next token is wanted.
+        marked: thinking and calls of tools are recognised in its reply.
+        inside: the section that its prompt has opened.
         waited: it has waited long enough for rows that are being saved.
         shares: how many tokens its prompt has in common with others', by their numbers.
         known: how many tokens of its prompt the cache has, and when that was looked up.
@@ -71,7 +75,7 @@ class Job:
         sink: Sink | None,
         prefill_only: bool = False,
     ) -> None:
-        self.prompt = prompt
+        self.prompt: Prompt = prompt
         self.request = request
         self.seed = seed
         self.asked = asked
@@ -79,6 +83,9 @@ class Job:
         self.sink = sink
         self.prefill_only = prefill_only
         self.verify_from: int | None = None
+        budget = request.thinking_budget_tokens
+        self.marked = request.thinking is True or budget is not None
+        self.inside: str | None = None
         self.order = 0
         self.waited = False
         self.shares: dict[int, int] = {}
@@ -100,6 +107,16 @@ class Job:
         self.scope = Scope(request.cache_salt)
         self.in_session = False
         self.left: Live | None = None
+
+    def continue_chat(
+        self, tokens: array.array[int], *, inside: str | None, parent_key: str | None
+    ) -> None:
+        """Its prompt is a chat; `parent_key` is used unless the request says where to resume."""
+        self.prompt = self.tokens = tokens
+        self.inside = inside
+        request = self.request
+        if parent_key is not None and request.parent_key is None and request.session_id is None:
+            self.request = msgspec.structs.replace(request, parent_key=parent_key)
 
     @property
     def seq(self) -> int:

@@ -70,6 +70,20 @@ class Request(Checked, frozen=True, kw_only=True):
             description="Unread tokens at which a stream pauses its request until half are read.",
         ),
     ] = 256
+    thinking: Annotated[
+        bool | None,
+        Meta(
+            description="In a chat, whether its template asks the model to think (None: as the "
+            "template does by itself); elsewhere True has thinking and tool calls recognised."
+        ),
+    ] = None
+    thinking_budget_tokens: Annotated[
+        Annotated[int, Meta(ge=0, le=2**31 - 1)] | None,
+        Meta(
+            description="Most tokens of thinking, after which its end marker is forced; "
+            "None: no limit."
+        ),
+    ] = None
     sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
 
     def __post_init__(self) -> None:
@@ -77,6 +91,11 @@ class Request(Checked, frozen=True, kw_only=True):
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         _check_stops(stops)
         msgspec.structs.force_setattr(self, "stop", stops)
+        if self.thinking_budget_tokens is not None and self.sampling.grammar is not None:
+            raise RequestError(
+                "thinking_budget_tokens: a grammar rules every token, so none can be forced; give "
+                "either"
+            )
 
 
 def make_request(options: dict[str, Any]) -> Request:

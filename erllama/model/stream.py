@@ -16,15 +16,17 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
 
 from erllama.model.submission import Submission
-from erllama.types import Completion, Event, Text
+from erllama.types import Completion, Event, Text, ThinkingDelta, ToolCallDelta
 
 T = TypeVar("T")
+
+_COUNTED = (Text, ThinkingDelta, ToolCallDelta)
 
 
 class EventBuffer:
     """What the actor has pushed and the reader has not taken.
 
-    It counts unread tokens: the `Text` events. `push` always takes what it is given; it is the
+    It counts unread tokens: the events with text. `push` always takes what it is given; it is the
     actor that makes no more tokens for a reader whose buffer is `full`, until `on_space`. A reader
     that lags by more than half of the limit gets the text of adjacent tokens in one event, so that
     it catches up in a few reads; events with logprobs stay apart.
@@ -51,7 +53,7 @@ class EventBuffer:
     def push(self, event: Event) -> None:
         """Add an event; called by the actor."""
         self._events.append(event)
-        self._unread += isinstance(event, Text)
+        self._unread += isinstance(event, _COUNTED)
         self._full = self._full or self._unread >= self._limit
         self._wake()
 
@@ -87,6 +89,7 @@ class EventBuffer:
         lags = self._unread > self._limit // 2
         event = self._events.popleft()
         if not isinstance(event, Text):
+            self._unread -= isinstance(event, _COUNTED)
             return event
         merged = [event]
         while lags and self._events and _mergeable(merged[-1], self._events[0]):

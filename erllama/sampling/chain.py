@@ -123,13 +123,16 @@ class Chain:
         if self._mirostat is not None and value is not None:
             self._mirostat.mu = value
 
-    def sample(self, logits: Floats, seed: int) -> int:
+    def sample(self, logits: Floats, seed: int, *, greedy: bool = False) -> int:
         """Draw a token from `logits`, one for each token of the vocabulary, and remember it.
+
+        Args:
+            greedy: take the likeliest one that is not banned, in place of a draw.
 
         Raises:
             NothingToDraw: no token is left.
         """
-        token = self._draw(self._edited(logits), seed)
+        token = self._draw(self._edited(logits), seed, greedy or self._greedy)
         self.accept(token)
         return token
 
@@ -151,8 +154,8 @@ class Chain:
                 edit(logits)
         return logits
 
-    def _draw(self, logits: Floats, seed: int) -> int:
-        if self._greedy:
+    def _draw(self, logits: Floats, seed: int, greedy: bool) -> int:
+        if greedy:
             token = int(logits.argmax())
             if logits[token] == -np.inf:
                 raise NothingToDraw(self._reason())

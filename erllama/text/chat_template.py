@@ -5,7 +5,8 @@ the `apply_chat_template` of transformers; what it may count on is said in
 https://huggingface.co/docs/transformers/chat_templating_writing: the variables `messages`, `tools`,
 `add_generation_prompt`, `bos_token` and `eos_token`, and the functions `raise_exception` and
 `strftime_now`. A model file is somebody else's code, so it runs in Jinja's immutable sandbox: it
-reads what it is given, reaches no attribute that begins with an underscore, and changes nothing.
+reads what it is given, reaches no attribute that begins with an underscore, changes nothing, and
+is given up if it does not come to an end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erllama.errors import RequestError
+from erllama.text.chat_data import check_data
+from erllama.text.template_limits import TooMuch, limited_work
 
 _OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
 _REMEDY = "load the model with a chat_template that works"
@@ -48,10 +51,15 @@ def render_chat(
         RequestError: `messages`, `tools` or `variables` have the wrong form, the template refuses
             them, or it does not parse, fails, or reads what it may not.
     """
-    values: dict[str, Any] = {
-        **_check_variables(variables),
+    data: dict[str, Any] = {
         "messages": _check_messages(messages),
         "tools": _check_tools(tools),
+        "variables": _check_variables(variables),
+    }
+    check_data(data)
+    values: dict[str, Any] = {
+        **data.pop("variables"),
+        **data,
         "add_generation_prompt": add_generation_prompt,
         "bos_token": bos_token,
         "eos_token": eos_token,
@@ -67,7 +75,13 @@ def _render(template: str, values: dict[str, Any]) -> str:
     from erllama.text.template_environment import Refusal, SecurityError, compile_template
 
     try:
-        return compile_template(template).render(values)
+        with limited_work():
+            return compile_template(template).render(values)
+    except TooMuch as wrong:
+        raise RequestError(
+            f"chat_template: is given up{_line(wrong)}, as {wrong}; give shorter messages, or "
+            f"{_REMEDY}"
+        ) from None
     except Refusal as refusal:
         raise RequestError(f"messages: the model's chat template refuses them: {refusal}") from None
     except TemplateSyntaxError as wrong:
@@ -129,10 +143,30 @@ def _check_tools(tools: object) -> list[dict[str, Any]] | None:
     if tools is None:
         return None
     if isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools):
-        return [dict(tool) for tool in tools]
+        return [_check_tool(at, tool) for at, tool in enumerate(tools)]
     raise RequestError(
         f"tools: expected a list of mappings (JSON schemas), got {type(tools).__name__}"
     )
+
+
+def _check_tool(at: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool is described by itself, or under `function`, as OpenAI's interface has it."""
+    described, where = tool, f"tools[{at}]"
+    if "function" in tool:
+        described, where = tool["function"], f"{where}.function"
+        if not isinstance(described, Mapping):
+            raise RequestError(
+                f"{where}: expected a mapping with a name and parameters, got "
+                f"{type(described).__name__}"
+            )
+    if not isinstance(described.get("name", ""), str):
+        raise RequestError(f"{where}.name: expected text, got {described['name']!r:.60}")
+    schema = described.get("parameters")
+    if not (schema is None or isinstance(schema, Mapping | bool)):
+        raise RequestError(
+            f"{where}.parameters: expected a JSON schema (a mapping), got {type(schema).__name__}"
+        )
+    return dict(tool)
 
 
 def _check_variables(variables: object) -> dict[str, Any]:

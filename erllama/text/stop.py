@@ -18,6 +18,7 @@ class StopMatcher:
 
     Attributes:
         matched: the stop that ended the text, once one has.
+        rest: what followed it in the piece that completed it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -30,6 +31,12 @@ class StopMatcher:
         self._followed = [_Followed(stop) for stop in dict.fromkeys(stops)]
         self._held = ""
         self.matched: str | None = None
+        self.rest = ""
+
+    @property
+    def begun(self) -> int:
+        """Characters at the end of the text that a stop begins with: the most of all stops."""
+        return max((one.length for one in self._followed), default=0)
 
     def feed(self, text: str) -> str:
         """What `text` makes certain; what may begin a stop is held back.
@@ -41,9 +48,9 @@ class StopMatcher:
         end, stop = self._first_match(text)
         text, end = self._held + text, len(self._held) + end
         if stop is not None:
-            self.matched, self._held = stop, ""
+            self.matched, self._held, self.rest = stop, "", text[end:]
             return text[: end - len(stop)]
-        cut = len(text) - max((one.length for one in self._followed), default=0)
+        cut = len(text) - self.begun
         self._held = text[cut:]
         return text[:cut]
 

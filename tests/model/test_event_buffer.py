@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama import Done, Event, PrefillProgress, Text
+from erllama import Done, Event, PrefillProgress, Text, ThinkingDelta, ThinkingEnd, ToolCallDelta
 from erllama.actor.testing import settle
 from erllama.model.stream import EventBuffer
 
@@ -142,3 +143,20 @@ def _spelt(events: list[Event]) -> list[object]:
         else:
             spelt.append(event)
     return spelt
+
+
+@pytest.mark.parametrize("kind", [ThinkingDelta, ToolCallDelta])
+async def test_thinking_and_calls_fill_a_buffer_as_text_does(
+    kind: type[ThinkingDelta | ToolCallDelta],
+) -> None:
+    spaces: list[bool] = []
+    buffer = EventBuffer(4, lambda: spaces.append(True))
+    seen = []
+    for event in (kind("x"), kind("x"), kind("x"), ThinkingEnd(None), kind("x")):
+        buffer.push(event)
+        seen.append(buffer.full)
+    assert seen == [False, False, False, False, True]
+    for _ in range(2):
+        await buffer.take()
+        seen.append(buffer.full)
+    assert (seen[-2:], spaces) == ([True, False], [True])

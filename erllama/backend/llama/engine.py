@@ -52,7 +52,7 @@ from erllama.backend.llama.native_sampler import NativeSampler
 from erllama.backend.llama.readers import Readers
 from erllama.backend.llama.room import Room, padded_rows
 from erllama.backend.llama.rows import Layout, pad_gaps, pad_to
-from erllama.backend.llama.sampler import NOT_FINITE, GreedySampler, Sampler, make_sampler
+from erllama.backend.llama.sampler import NOT_FINITE, GreedySampler, Sampler, choose, make_sampler
 from erllama.backend.llama.states import StateFrame, States, WholeFrame, WholeStates
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.llama.words import Words
@@ -398,10 +398,11 @@ class LlamaEngine:
         logits = self._logits(row) if given is None else given
         if logits is None or not (isinstance(sampler, GreedySampler) or are_finite(logits)):
             raise DecodeFailed(NOT_FINITE)
-        if given is None and isinstance(sampler, NativeSampler):
+        free = not draw.greedy and draw.forced is None
+        if given is None and free and isinstance(sampler, NativeSampler):
             token, logprobs = sampler.sample_row(self._context, row, draw.seed), None
         else:
-            token, logprobs = sampler.sample(logits, draw.seed)
+            token, logprobs = choose(sampler, logits, draw)
         piece, end = self._vocabulary.sampled(token)
         return Sampled(draw.seq, token, piece, end, logprobs, sampler.mu)
 

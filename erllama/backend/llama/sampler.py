@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from erllama.backend.base import Begin
+from erllama.backend.base import Begin, Draw
 from erllama.backend.llama.native_sampler import NativeSampler, is_native
 from erllama.backend.llama.words import Words
 from erllama.errors import DecodeFailed, InvalidGrammar
@@ -47,6 +47,22 @@ def make_sampler(begin: Begin, words: Words) -> Sampler:
     return ChainSampler(chain, begin.sampler.logprobs)
 
 
+def choose(sampler: Sampler, logits: Floats, draw: Draw) -> tuple[int, TokenLogprobs | None]:
+    """The token of a draw, which may be forced or greedy.
+
+    Raises:
+        DecodeFailed: there is none to draw.
+    """
+    if isinstance(sampler, ChainSampler):
+        return sampler.sample(logits, draw.seed, greedy=draw.greedy, forced=draw.forced)
+    if isinstance(sampler, GreedySampler | NativeSampler):  # these look at no token before
+        if draw.forced is not None:
+            return draw.forced, None
+        if draw.greedy:
+            sampler = GreedySampler()
+    return sampler.sample(logits, draw.seed)
+
+
 class GreedySampler:
     """Takes the likeliest token; see `Sampler`. Looks at the logits once, also for damage."""
 
@@ -70,9 +86,15 @@ class ChainSampler:
     def mu(self) -> float | None:
         return self._chain.mu
 
-    def sample(self, logits: Floats, seed: int) -> tuple[int, TokenLogprobs | None]:
+    def sample(
+        self, logits: Floats, seed: int, *, greedy: bool = False, forced: int | None = None
+    ) -> tuple[int, TokenLogprobs | None]:
         try:
-            token = self._chain.sample(logits, seed)
+            token = forced
+            if token is None:
+                token = self._chain.sample(logits, seed, greedy=greedy)
+            else:
+                self._chain.accept(token)
         except NothingToDraw as error:
             raise DecodeFailed(str(error)) from None
         return token, self._report(logits, token)

@@ -1,0 +1,131 @@
+"""A chat as the prompt of a request, and as what the next turn begins with."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from erllama.errors import NotSupported
+from erllama.model.chat_memory import ChatMemory, Known, joined, spelled_alike
+from erllama.model.job import Job
+from erllama.model.markers import THINKING
+from erllama.model.request import Request
+from erllama.text import render_chat
+from erllama.types import Completion, ModelInfo
+
+Messages = Sequence[Mapping[str, Any]]
+Tokenizer = Callable[[str, bool], Awaitable[list[int]]]
+"""Ids of a text; with the tokens that begin or end one, or without."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A chat, ready to be gone on with.
+
+    Attributes:
+        text: as the template wrote it.
+        tokens: its ids.
+        parent_key: names the state of the earlier turns, if they are known.
+        inside: the section that the template has opened for the reply.
+    """
+
+    text: str
+    tokens: array.array[int]
+    parent_key: str | None
+    inside: str | None
+
+
+async def render(
+    info: ModelInfo,
+    messages: Messages,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None,
+    add_generation_prompt: bool,
+    variables: Mapping[str, Any] | None,
+) -> str:
+    """The text of a chat, by the model's template.
+
+    Raises:
+        NotSupported: it has none.
+        RequestError: see `render_chat`.
+    """
+    if info.chat_template is None:
+        raise NotSupported(
+            f"model {info.id!r} has no chat template; load it with chat_template=..., or "
+            "use a model that was trained to chat"
+        )
+    # In a thread however short the chat is: the first call imports Jinja and compiles.
+    return await asyncio.to_thread(
+        render_chat,
+        info.chat_template,
+        messages,
+        tools=tools,
+        add_generation_prompt=add_generation_prompt,
+        bos_token=info.bos_token,
+        eos_token=info.eos_token,
+        variables=variables,
+        now=datetime.datetime.now(),
+    )
+
+
+async def tokenize_whole(info: ModelInfo, text: str, tokenize: Tokenizer) -> list[int]:
+    """Ids of a rendered chat."""
+    # What the template left out is added, as llama.cpp does; a second one would be a fault.
+    begun = text.lstrip().startswith(info.bos_token)
+    return await tokenize(text, not begun)
+
+
+def with_thinking(
+    request: Request, variables: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The template's variables; templates know `Request.thinking` by two names."""
+    if request.thinking is None or (variables is not None and not isinstance(variables, Mapping)):
+        return variables
+    return {
+        "enable_thinking": request.thinking,
+        "thinking": request.thinking,
+        **(variables or {}),
+    }
+
+
+async def chat_prompt(
+    info: ModelInfo,
+    memory: ChatMemory,
+    text: str,
+    *,
+    salt: str,
+    tokenize: Tokenizer,
+    detokenize: Callable[[list[int]], Awaitable[str]],
+) -> ChatPrompt:
+    """The prompt of a rendered chat, with the ids that its earlier turns had."""
+    begin = info.thinking_markers[:1]
+    inside = THINKING if begin and text.rstrip().endswith(begin) else None
+    for known in (await asyncio.to_thread(memory.begins, salt, text))[:1]:
+        rest = text[len(known.text) :]
+        ids = await tokenize(rest, False) if rest else []
+        if not ids or spelled_alike(await detokenize(ids[:1] * 2), rest):
+            return ChatPrompt(text, joined(known, ids), known.finish_key, inside)
+    whole = array.array("i", await tokenize_whole(info, text, tokenize))
+    return ChatPrompt(text, whole, None, inside)
+
+
+def remember(
+    memory: ChatMemory, prompt: ChatPrompt, job: Job, reply: asyncio.Future[Completion]
+) -> None:
+    """Keep what the next turn of a chat may begin with; called when its request is over."""
+    if reply.cancelled() or reply.exception() is not None or job.generation is None:
+        return
+    done, salt = reply.result(), job.request.cache_salt
+    memory.add(salt, Known(prompt.text, prompt.tokens))
+    if done.finish_reason == "cancelled":  # its last character may be half there
+        return
+    ended = done.finish_reason == "stop" and done.stop_sequence is None
+    # the template writes the token that ends a turn
+    said = done.tokens[:-1] if ended else done.tokens
+    text = prompt.text + "".join(job.generation.reply.raw)
+    known = prompt.tokens + array.array("i", said)
+    memory.add(salt, Known(text, known, done.finish_key))
