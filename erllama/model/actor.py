@@ -621,14 +621,15 @@ class ModelActor(StateMachine):
         stepper, floor, embeddings = here.stepper, here.floor, here.embeddings
         if floor.rebuilding or embeddings.on_the_lane:
             return
-        starting = floor.starting()
-        decision = here.scheduler.plan(
-            floor.entries(), now=self.clock.now(), contended=self._contended(floor)
-        )
+        starting, entries = floor.starting(), floor.entries()
+        prefilling = floor.prefilling
+        # whether other models compute too makes a difference to slices only
+        contended = prefilling and self._owner.contended()
+        decision = here.scheduler.plan(entries, now=self.clock.now(), contended=contended)
+        others_wait = prefilling or floor.wants_the_lane or embeddings.ready
         if stepper.current is not None:
             chained = isinstance(decision, Decode) and stepper.goes_on_with(decision.seqs)
-            wanted = floor.wants_the_lane or floor.prefilling or embeddings.ready
-            if starting or wanted or not chained:
+            if starting or others_wait or not chained:
                 stepper.stop_chain()
             return
         nothing = not starting and decision is None and not floor.must_end_some
@@ -648,10 +649,8 @@ class ModelActor(StateMachine):
             plan = decode_plan(number, generations, end=end)
             chains = (
                 floor.may_chain
-                and groups(floor.entries()) == 1
-                and not floor.prefilling
-                and not floor.wants_the_lane
-                and not embeddings.ready
+                and not others_wait
+                and groups(entries) == 1
                 and not any(one.steered for one in generations)
             )
             chain = Chain(generations) if chains else None
@@ -666,10 +665,6 @@ class ModelActor(StateMachine):
                 end=end,
             )
             stepper.start(plan, decision, [job], None)
-
-    def _contended(self, floor: Floor) -> bool:
-        """Whether other models compute too; asked only where it makes a difference."""
-        return floor.prefilling and self._owner.contended()
 
     async def _step_done(
         self,

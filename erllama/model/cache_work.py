@@ -46,7 +46,6 @@ from erllama.model.messages import (
     Saving,
     WaitedEnough,
 )
-from erllama.model.scope import Scope
 from erllama.model.slicing import common_prefix
 
 _HOT = 2  # uses after which a row of a file is kept in memory too
@@ -114,14 +113,13 @@ class CacheWork:
         """
         if job.tokens is None or job.spilled is not None or not self.cache.enabled:
             return False
-        scope = job.scope
-        if any(self._will_have(job, other, scope) for other in running):
+        if any(self._will_have(job, other) for other in running):
             self._wait_is_over(job)
             return True
         limit = self.cache.policy.session_resume_wait_ms / 1e3
         resumes = job.request.parent_key is not None or job.in_session
         least = 1 if resumes else _SHARED_SAVING
-        saving = [one for one in self._saving.values() if one.scope == scope]
+        saving = [one for one in self._saving.values() if one.scope == job.scope]
         if limit <= 0 or not any(
             self._gain(job, one.tokens, len(one.tokens), -one.number) >= least for one in saving
         ):
@@ -139,11 +137,11 @@ class CacheWork:
         job.stop_timer("saved")
         job.waited = False
 
-    def _will_have(self, job: Job, other: Job, scope: Scope) -> bool:
+    def _will_have(self, job: Job, other: Job) -> bool:
         """Whether a prompt that is being computed begins like this one, as far as is new."""
         generation, prompt = other.generation, other.tokens
         computes = generation is None or generation.prefilling  # None: once its rows are restored
-        if prompt is None or not computes or other.scope != scope:
+        if prompt is None or not computes or other.scope != job.scope:
             return False
         policy = self.cache.policy
         saved = min(len(prompt), policy.cold_max_tokens or len(prompt))
@@ -167,8 +165,7 @@ class CacheWork:
     def _known(self, job: Job, tokens: array.array[int]) -> int:
         """How many tokens of a prompt the cache has; looked up again when rows were added."""
         if job.known is None or job.known[0] != self._kept:
-            scope = job.scope
-            hit = self.cache.find(tokens, scope=scope, exact=False, resume=None)
+            hit = self.cache.find(tokens, scope=job.scope, exact=False, resume=None)
             job.known = self._kept, 0 if hit is None else hit.tokens
         return job.known[1]
 

@@ -347,12 +347,11 @@ class Floor:
             if failure is not None:
                 self._end(job, DecodeFailed(failure))
                 continue
-            decoding = isinstance(step.decision, Slice) is False
             events = generation.apply(outcome.positions[seq], sampled.get(seq), outcome.greedy, now)
             if job.sink is not None:
                 for event in events:
                     job.sink.push(event)
-            if decoding:
+            if not isinstance(step.decision, Slice):
                 self._gauges.decode_rate = generation.decode_rate
             self._after(job, generation, outcome)
 
@@ -639,8 +638,7 @@ class Floor:
 
     def drop_all_sessions(self) -> None:
         """Take back the sequences of all idle sessions; what they hold is in the cache."""
-        for live in self._sessions.idle_since(float("inf")):
-            self.give_back(live.seq)
+        self.drop_idle_sessions(float("inf"))
 
     # When the context goes
 

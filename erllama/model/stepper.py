@@ -143,19 +143,19 @@ class Stepper:
 
     # The watch
 
-    def too_long(self, number: int) -> bool:
+    def too_long(self, number: int) -> None:
         """A bound has passed: abort the step if it is still the same one."""
         step = self.current
         self._watch = None
         if step is None or self._gauges.step_since is None:
-            return False
+            return
         age = self._clock.now() - self._gauges.step_since
         if step.number != number or age < self._bound_s:
             self._watch_for(self._bound_s - age)
-            return False
+            return
         if not self._owner.computing():  # it waits for the lane; whose step is there has a watch
             self._watch_for(self._bound_s)
-            return False
+            return
         log.error(
             "a step of the engine has taken %.3g s, over step_timeout_s; it is aborted\n%s",
             age,
@@ -164,7 +164,6 @@ class Stepper:
         step.stuck = True
         self.abort()
         self._clock.call_later(GRACE_S, lambda: self._urgent(GiveUp(number)))
-        return True
 
     def is_lost(self, number: int) -> bool:
         """Whether an aborted step has not come back."""
