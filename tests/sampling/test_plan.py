@@ -41,7 +41,7 @@ PARAMS = st.builds(
     repeat_penalty=st.sampled_from([1.0, 1.5]),
     repeat_last_n=st.integers(-1, 100),
     dry_multiplier=st.sampled_from([0, 0.8]),
-    dry_sequence_breakers=st.lists(st.text("ab", min_size=1), max_size=3),
+    dry_sequence_breakers=st.lists(st.text("ab", min_size=1, max_size=40), max_size=3),
     xtc_probability=st.sampled_from([0, 0.5]),
     mirostat=st.sampled_from([0, 1, 2]),
     logit_bias=st.dictionaries(
