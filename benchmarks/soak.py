@@ -134,6 +134,11 @@ async def _erllama_side(orders: Orders, config: Config) -> None:
                     orders.answer(await crowd.end())
 
 
+def _told_to_end() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _resident() -> int:
     import psutil
 
@@ -195,6 +200,8 @@ class Crowd:
         try:
             await task
         except asyncio.CancelledError:
+            if _told_to_end():  # the client itself, not its request
+                raise
             self._cancelled += 1
         except Exception as error:
             self._errors.append(f"{type(error).__name__}: {error}"[:200])
