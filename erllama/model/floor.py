@@ -78,7 +78,6 @@ class Floor:
         self._parked: list[Job] = []
         self._starting: list[Job] = []
         self._ended: list[int] = []
-        self._short_of_cells: list[Job] = []
         self.rebuilding = False
 
     def __len__(self) -> int:
@@ -174,6 +173,7 @@ class Floor:
         if self.rebuilding or not len(self._waiting):
             return
         kept = 0  # sequences for those that came earlier and are still tokenized
+        owed = max((WEIGHTS[one.request.priority] for one in self._parked if one.short), default=0)
         for job in list(self._waiting):
             if job.tokens is None:
                 kept += 1
@@ -186,6 +186,8 @@ class Floor:
                 self._waiting.remove(job)
                 self._settle(job, error)
                 continue
+            if job.generation is None and WEIGHTS[job.request.priority] <= owed:
+                continue  # else small newcomers could take the cells of a large one for ever
             if self._has_room(job, kept) and not self._work.must_wait(job, self._jobs.values()):
                 self._waiting.admit(job)
                 self._begin(job)
@@ -253,13 +255,13 @@ class Floor:
         if resume is None and job.request.session_id is not None:
             resume = self._sessions.key(job.request.session_id)
         hit = self._work.find(job, resume)
-        start = NOTHING if live is None else self._in_place(job, live)
+        start = NOTHING if live is None else self._left_in_place(job, live)
         if start.tokens and start.tokens >= (0 if hit is None else hit.tokens):
             self._generate(job, start)
         elif not self._work.restore(job, hit, self._gauges.pace.prefill_rate):
             self._generate(job, NOTHING)
 
-    def _in_place(self, job: Job, live: Live) -> Restored:
+    def _left_in_place(self, job: Job, live: Live) -> Restored:
         """What of a session's state a prompt can go on from."""
         prompt, capabilities = job.tokens or array.array("i"), self._engine.capabilities
         if live.scope != job.scope:
@@ -435,17 +437,20 @@ class Floor:
             self._end(last, DecodeFailed(f"the cells of the context do not suffice: {why}"))
 
     def _wait_for_cells(self, job: Job) -> bool:
-        """Let a request rest until another one leaves; False: there is none that can."""
-        if not any(other is not job and self._may_leave(other) for other in self._jobs.values()):
+        """Let a request rest until others have left, or leave to them; False: there are none.
+
+        A request that leaves for want of cells comes back when one ends, not when another one
+        leaves for the same reason: else the two would take turns for ever.
+        """
+        others = [other for other in self._jobs.values() if other is not job]
+        leaving = any(other.to_spill or self._spilling.is_moving(other) for other in others)
+        if not leaving and all(other.short for other in others):
             return False
         if job.entry is not None:
             job.entry.ready = False
-        self._short_of_cells.append(job)
-        job.to_spill = self._spilling.possible
+        job.short = True
+        job.to_spill = self._spilling.possible and not leaving
         return True
-
-    def _may_leave(self, job: Job) -> bool:
-        return job not in self._short_of_cells or job.to_spill or self._spilling.is_moving(job)
 
     # Readers
 
@@ -466,9 +471,10 @@ class Floor:
         job.paused = False
         job.stop_timer("reader")
         if job in self._parked:
-            self._parked.remove(job)
-            self._waiting.put_back(job)
-        elif self._holds(job) and not self._spilling.is_moving(job) and job.spilled is None:
+            if not job.short:
+                self._parked.remove(job)
+                self._waiting.put_back(job)
+        elif self._in_place(job) and not job.short:
             self._set_ready(job)
 
     def stalls(self, job: Job) -> None:
@@ -507,6 +513,7 @@ class Floor:
             if self.rebuilding:
                 self._end(job, error or DecodeFailed("the state could not be saved"))
             else:
+                job.short = False
                 self._set_ready(job)
             return
         job.spilled = saved
@@ -514,17 +521,10 @@ class Floor:
 
     def _leave_for_a_while(self, job: Job) -> None:
         """A request whose state was moved off waits for its reader, for cells, or for its turn."""
-        short = job in self._short_of_cells
-        if short:
-            self._short_of_cells.remove(job)
         self._leave(job)
-        if short and self._jobs:
-            self._short_of_cells.append(job)
-            self._parked.append(job)
-        elif job.paused:
-            self._parked.append(job)
-        else:
-            self._waiting.put_back(job)
+        self._parked.append(job)
+        if not job.short or not self._jobs:
+            self._call_back()
 
     def filled(
         self, job: Job, entry: Entry, frame: Frame | None, error: BaseException | None
@@ -548,11 +548,16 @@ class Floor:
         self._set_ready(job)
 
     def _not_put_back(self, job: Job, error: DecodeFailed) -> None:
-        """There were no cells for its state: there are once others leave, or have been ended."""
-        if not self._wait_for_cells(job):
-            if job.put_back_again:
-                self._end(job, error)
-                return
+        """There were no cells for its state: there are once others end, or sessions."""
+        idle = self._sessions.idle_longest()
+        if idle is not None:
+            self.give_back(idle.seq)
+        elif len(self._jobs) > 1:
+            job.short = True
+        elif job.put_back_again and not self._ended:
+            self._end(job, error)
+            return
+        else:
             job.put_back_again = True
         job.to_spill = False
         self._leave_for_a_while(job)
@@ -582,6 +587,7 @@ class Floor:
                 self._work.at_end(job, generation, "finish")
                 self._leave_to_session(job, generation)
         self._leave(job)
+        self._call_back()
         self._settle(job, error)
 
     def _leave_to_session(self, job: Job, generation: Generation) -> None:
@@ -613,21 +619,22 @@ class Floor:
         del self._jobs[entry.seq]
         if job.left is None:
             self.give_back(entry.seq)
-        self._retry_short_of_cells()
+        for other in self._jobs.values():  # there are cells that were not there before
+            other.put_back_again = False
+            if other.short and self._in_place(other) and not other.to_spill:
+                other.short = False
+                self._set_ready(other)
 
     def give_back(self, seq: int) -> None:
         """A sequence is free, and its cells are."""
         self._pool.give_back(seq)
         self._ended.append(seq)
 
-    def _retry_short_of_cells(self) -> None:
-        short, self._short_of_cells = self._short_of_cells, []
-        for job in sorted(short, key=_by_order, reverse=True):
-            if self._holds(job):
-                if not self._spilling.is_moving(job):
-                    job.to_spill = False
-                    self._set_ready(job)
-            elif job in self._parked and not job.paused:
+    def _call_back(self) -> None:
+        """Those that were moved off may come back, the oldest first."""
+        for job in sorted(self._parked, key=_by_order, reverse=True):  # each is put before the last
+            job.short = False
+            if not job.paused:
                 self._parked.remove(job)
                 self._waiting.put_back(job)
 
@@ -669,7 +676,6 @@ class Floor:
         self._jobs.clear()
         self._parked.clear()
         self._starting.clear()
-        self._short_of_cells.clear()
 
     def check_integrity(self) -> None:
         """Each sequence is free, a request's or a session's.
@@ -684,6 +690,15 @@ class Floor:
                 f"{taken} sequences are taken, by {len(self._jobs)} requests and "
                 f"{self._sessions.held} sessions"
             )
+
+    def _in_place(self, job: Job) -> bool:
+        """Whether a request's state is on its sequence, and stays there."""
+        return (
+            self._holds(job)
+            and job.generation is not None
+            and job.spilled is None
+            and not self._spilling.is_moving(job)
+        )
 
     def _holds(self, job: Job) -> bool:
         return job.entry is not None and self._jobs.get(job.entry.seq) is job

@@ -58,6 +58,7 @@ class Job:
         put_back_again: there were no cells for that state, though nobody else was there.
         turn_from: tokens that it had computed when it got its sequence.
         to_spill: its sequence is wanted for somebody else.
+        short: the cells of the context do not suffice for it beside the others.
         paused: its reader lags too far behind.
         checked: the model can compute it.
         scope: with whom it may share rows; the adapters in it are in force for it.
@@ -102,6 +103,7 @@ class Job:
         self.put_back_again = False
         self.turn_from = 0
         self.to_spill = False
+        self.short = False
         self.paused = False
         self.checked = False
         self.scope = Scope(request.cache_salt)

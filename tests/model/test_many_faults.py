@@ -292,6 +292,38 @@ async def test_requests_that_do_not_fit_the_cells_together_are_computed_one_afte
     assert model_crashed(stage) == 0
 
 
+@pytest.mark.parametrize("cells", [220, 256, 300, 420])
+@pytest.mark.parametrize("enabled", [False, True])
+async def test_requests_of_all_lengths_share_few_cells(cells: int, enabled: bool) -> None:
+    stage = Stage(cells=cells)
+    sizes = [(150, 60), (20, 190), (200, 8), (64, 64), (130, 70), (5, 30), (190, 20), (100, 100)]
+    async with stage.model(n_seq_max=4, n_ctx=256, enabled=enabled) as model:
+        tasks = [asked(model, prompt(n, long), max_tokens=m) for n, (long, m) in enumerate(sizes)]
+        for n, ((long, m), task) in enumerate(zip(sizes, tasks, strict=True)):
+            fresh = await fresh_tokens(prompt(n, long), max_tokens=m, **GREEDY)
+            assert (await task).tokens == fresh
+        await assert_as_new(model)
+    assert model_crashed(stage) == 0
+
+
+async def test_a_newcomer_does_not_take_the_cells_of_one_that_waits_for_them() -> None:
+    stage = Stage(cells=200)
+    async with stage.model(n_seq_max=3, n_ctx=256) as model:
+        tasks = await all_decode(stage, model, 2, max_tokens=110)
+        await stage.go_on_to(lambda plan: rows_of(plan) == (0,))  # the second one has left to it
+        small = asked(model, prompt(7, 10), max_tokens=2)
+        await settle()
+        stage.resume()
+        await small
+        await assert_answers(tasks, [0, 1], max_tokens=110)
+        begins = [
+            n for n, plan in enumerate(stage.plans) if plan.prefill and plan.prefill.tokens[0] == 7
+        ]
+        before = stage.plans[: begins[-1]]
+        assert max(row.pos for plan in before for row in plan.rows) >= 20 + 110 - 2
+        await assert_as_new(model)
+
+
 async def test_one_that_grows_beyond_the_cells_waits_for_the_others() -> None:
     stage = Stage(cells=200)
     async with stage.model(n_seq_max=4, n_ctx=256) as model:
