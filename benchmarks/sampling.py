@@ -7,6 +7,7 @@ followed over a made-up vocabulary of bytes, words and punctuation.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Figure, Options, Target, middle
-from erllama.sampling import SamplerPlan, SamplingParams, plan_sampler
+from erllama.sampling import Grammar, SamplerPlan, SamplingParams, plan_sampler
 from erllama.sampling.automaton import TokenBytes
 from erllama.sampling.chain import Chain, Constraint
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
+from erllama.sampling.guided import Guide
 from erllama.sampling.history import Breakers
 from tests.backend.native_chain import native_chooser
 from tests.sampling.grammars import JSON
@@ -27,6 +29,18 @@ NAME = "sampling"
 TARGET = Target("below", 1_000.0)
 HISTORY = 4_000  # tokens of context
 
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 30},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "maxItems": 6},
+        "place": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+        "note": {"type": "string"},
+    },
+    "required": ["name", "age", "tags", "place", "note"],
+    "additionalProperties": False,
+}
 OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
@@ -44,6 +58,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": 5},
 }
 
+STRUCTURES = {
+    "json grammar": Grammar(JSON),
+    "json schema": Grammar(json.dumps(SCHEMA), "json_schema"),
+    "regex": Grammar("[a-z]{3,20}(-[0-9]{1,5}){2,8}( .*)?", "regex"),
+}
+
 
 class MadeUpWords:
     """256 bytes, and random words and punctuation; the last token ends a text."""
@@ -55,6 +75,7 @@ class MadeUpWords:
         while len(pieces) < size - 1:
             pieces[_word(choose).encode()] = None
         self._tokens = TokenBytes([*pieces, b""])
+        self._guide = Guide(self._tokens)
 
     def ending(self) -> Sequence[int]:
         return [self.size - 1]
@@ -62,8 +83,10 @@ class MadeUpWords:
     def breakers(self, texts: Sequence[str]) -> Breakers:
         return {}
 
-    def constraint(self, grammar: str) -> Constraint:
-        return GrammarConstraint(compile_grammar(grammar), self._tokens, self.ending())
+    def constraint(self, stage: Grammar) -> Constraint:
+        if stage.kind == "grammar":
+            return GrammarConstraint(compile_grammar(stage.text), self._tokens, self.ending())
+        return self._guide.constraint(stage, self._guide.compiled(stage), self.ending())
 
 
 def run(options: Options) -> list[Figure]:
@@ -73,7 +96,8 @@ def run(options: Options) -> list[Figure]:
         for name, setting in SETTINGS.items():
             plan = plan_sampler(SamplingParams(**setting))
             figures.append(_setting(f"{size:,}: {name}", plan, words, options))
-        figures += _grammar(size, words, options)
+        for name, stage in STRUCTURES.items():
+            figures += _structure(f"{size:,}: {name}", stage, words, options)
     return figures
 
 
@@ -92,25 +116,25 @@ def _setting(name: str, plan: SamplerPlan, words: MadeUpWords, options: Options)
     return Figure(NAME, name, middle(ours), "us/token", TARGET, dict(detail))
 
 
-def _grammar(size: int, words: MadeUpWords, options: Options) -> list[Figure]:
-    """Random JSON: what places cost that were not met before, and those that were."""
+def _structure(name: str, stage: Grammar, words: MadeUpWords, options: Options) -> list[Figure]:
+    """A random text: what places cost that were not met before, and those that were."""
     rng = np.random.default_rng(2)
     first, again = [], []
-    constraint = words.constraint(JSON)
+    constraint = words.constraint(stage)
     for _ in range(options.times(300, 5)):
-        row = rng.standard_normal(size).astype(np.float32)
+        row = rng.standard_normal(words.size).astype(np.float32)
         first.append(_microseconds(constraint.apply, row))
         again.append(_microseconds(constraint.apply, row))
         token = int(row.argmax())
-        if token == size - 1:
-            constraint = words.constraint(JSON)
+        if token == words.size - 1:
+            constraint = words.constraint(stage)
         else:
             constraint.accept(token)
     mean = float(np.mean(first))
     return [
-        Figure(NAME, f"{size:,}: json grammar, mean", mean, "us/token", TARGET),
-        Figure(NAME, f"{size:,}: json grammar, worst", max(first), "us/token"),
-        Figure(NAME, f"{size:,}: json grammar, again", middle(again), "us/token", TARGET),
+        Figure(NAME, f"{name}, mean", mean, "us/token", TARGET),
+        Figure(NAME, f"{name}, worst", max(first), "us/token"),
+        Figure(NAME, f"{name}, again", middle(again), "us/token", TARGET),
     ]
 
 

@@ -48,21 +48,33 @@ class PromptTooLong(RequestError):
 
 
 class InvalidGrammar(RequestError):
-    """The grammar of a request cannot be used.
+    """The grammar, regular expression or JSON schema of a request cannot be used.
 
     Attributes:
-        line, column: where, from 1 on.
+        line, column: where in a text, from 1 on.
+        path: where in a schema, as a JSON pointer; "" is all of it, None: it is no schema.
     """
 
-    def __init__(self, reason: str, *, text: str, at: int) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        text: str = "",
+        at: int = 0,
+        field: str = "grammar",
+        path: str | None = None,
+    ) -> None:
+        self.path = path
         before = text[:at]
         self.line = before.count("\n") + 1
         self.column = at - (before.rfind("\n") + 1) + 1
         rest = text[at : at + 20].split("\n")[0]
-        super().__init__(
-            f"grammar: line {self.line}, column {self.column}: {reason}"
-            + (f" (at `{rest}`)" if rest else "")
+        place = (
+            f"line {self.line}, column {self.column}"
+            if path is None
+            else f"at {path or 'its root'}"
         )
+        super().__init__(f"{field}: {place}: {reason}" + (f" (at `{rest}`)" if rest else ""))
 
 
 class Busy(ErllamaError):

@@ -59,7 +59,7 @@ PURE = {
     "text.utf8",
 }
 IMPURE_MODULES = {"asyncio", "os", "time"}
-HEAVY = ("llama_cpp", "numpy", "jinja2", "rich", "typer")
+HEAVY = ("llama_cpp", "numpy", "jinja2", "llguidance", "rich", "typer")
 
 
 def modules() -> dict[str, pathlib.Path]:

@@ -42,7 +42,7 @@ from erllama.backend.plan_check import check_plan, sequences
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import DecodeFailed, EngineError, ModelLoadError, RequestError
 from erllama.sampling import SamplerPlan, check_biases
-from erllama.sampling.gbnf import parse_gbnf
+from erllama.sampling.structure import check_structure
 
 END, BEGIN = 256, 257
 N_VOCAB = 258
@@ -282,7 +282,7 @@ class StubEngine:
     def prepare(self, sampler: SamplerPlan) -> None:
         check_biases(sampler, N_VOCAB)
         if sampler.grammar is not None:
-            parse_gbnf(sampler.grammar)
+            check_structure(sampler.grammar)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         if self.closed:

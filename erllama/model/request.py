@@ -91,9 +91,10 @@ class Request(Checked, frozen=True, kw_only=True):
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         _check_stops(stops)
         msgspec.structs.force_setattr(self, "stop", stops)
-        if self.thinking_budget_tokens is not None and self.sampling.grammar is not None:
+        ruling = self.sampling.structure
+        if self.thinking_budget_tokens is not None and ruling is not None:
             raise RequestError(
-                "thinking_budget_tokens: a grammar rules every token, so none can be forced; give "
+                f"thinking_budget_tokens: {ruling} rules every token, so none can be forced; give "
                 "either"
             )
 

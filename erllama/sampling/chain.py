@@ -75,8 +75,8 @@ class Words(Protocol):
     def breakers(self, texts: Sequence[str]) -> Breakers:
         """How tokens may spell DRY's sequence breakers."""
 
-    def constraint(self, grammar: str) -> Constraint:
-        """A follower of a GBNF grammar at its beginning.
+    def constraint(self, stage: Grammar) -> Constraint:
+        """A follower of what rules the text, at its beginning.
 
         Raises:
             InvalidGrammar: says where.
@@ -209,8 +209,8 @@ class Chain:
             case IgnoreEnd():
                 ending = np.array(self._words.ending(), np.intp)
                 self._edits.append(lambda logits: logits.put(ending, -np.inf))
-            case Grammar(text):
-                self._constraint = self._words.constraint(text)
+            case Grammar():
+                self._constraint = self._words.constraint(stage)
                 for token in ruled:
                     self._constraint.accept(token)
                 self._edits.append(self._constraint.apply)

@@ -11,12 +11,15 @@ from msgspec import Meta
 
 from erllama.checked import Checked
 from erllama.errors import RequestError
+from erllama.sampling.schema_text import MAX_SCHEMA_CHARACTERS, schema_text
 
 MAX_SEED = 2**63 - 1
 MAX_BIASES = 10_000
 MAX_BREAKERS = 64
 MAX_BREAKER_BYTES = 40
 MAX_GRAMMAR_CHARACTERS = 200_000
+MAX_REGEX_CHARACTERS = 10_000
+STRUCTURES = ("grammar", "json_schema", "regex")
 _LONGEST = 2**31 - 1
 
 _Window = Annotated[int, Meta(ge=-1, le=_LONGEST)]
@@ -149,6 +152,16 @@ class SamplingParams(Checked, frozen=True, kw_only=True):
         Annotated[str, Meta(min_length=1, max_length=MAX_GRAMMAR_CHARACTERS)] | None,
         Meta(description="A GBNF grammar whose `root` the text must match."),
     ] = None
+    json_schema: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=MAX_SCHEMA_CHARACTERS)]
+        | dict[str, Any]
+        | None,
+        Meta(description="A JSON schema, or its text, that the text as JSON must be valid for."),
+    ] = None
+    regex: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=MAX_REGEX_CHARACTERS)] | None,
+        Meta(description="A regular expression that the whole text must match."),
+    ] = None
     seed: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_SEED)] | None,
         Meta(description="Seed of all draws; None: a fresh one per request."),
@@ -164,8 +177,19 @@ class SamplingParams(Checked, frozen=True, kw_only=True):
                     f"dry_sequence_breakers: {breaker[:20]!r}… has more than {MAX_BREAKER_BYTES} "
                     "bytes; shorten it"
                 )
-        if self.grammar is not None:
-            _check_text("grammar", self.grammar)
+        for field in STRUCTURES:
+            if isinstance(getattr(self, field), str):
+                _check_text(field, getattr(self, field))
+        if isinstance(self.json_schema, dict):
+            msgspec.structs.force_setattr(self, "json_schema", schema_text(self.json_schema))
+        given = [field for field in STRUCTURES if getattr(self, field) is not None]
+        if len(given) > 1:
+            raise RequestError(f"{' and '.join(given)}: each rules the whole text; give only one")
+
+    @property
+    def structure(self) -> str | None:
+        """The name of the field that rules the text: grammar, json_schema or regex."""
+        return next((field for field in STRUCTURES if getattr(self, field) is not None), None)
 
 
 def _check_bias(bias: Mapping[int, float]) -> None:

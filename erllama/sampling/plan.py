@@ -17,6 +17,9 @@ COLDEST = 1e-30
 """Below this temperature the logits overflow; a draw there would be greedy anyway."""
 
 
+GrammarKind = Literal["grammar", "json_schema", "regex"]
+
+
 class LogitBias(msgspec.Struct, frozen=True, tag=True):
     """Add to the logits of some tokens; tokens in `banned` are never drawn."""
 
@@ -30,9 +33,13 @@ class IgnoreEnd(msgspec.Struct, frozen=True, tag=True):
 
 
 class Grammar(msgspec.Struct, frozen=True, tag=True):
-    """Draw only what continues a text of the GBNF grammar `text`, from its rule `root`."""
+    """Draw only what continues a text that `text` rules.
+
+    It is a GBNF grammar, matched from its rule `root`, a JSON schema or a regular expression.
+    """
 
     text: str
+    kind: GrammarKind = "grammar"
 
 
 class Penalties(msgspec.Struct, frozen=True, tag=True):
@@ -155,9 +162,9 @@ class SamplerPlan(msgspec.Struct, frozen=True):
         return any(isinstance(stage, asking) for stage in self.stages)
 
     @property
-    def grammar(self) -> str | None:
-        """The text of its grammar."""
-        return next((stage.text for stage in self.stages if isinstance(stage, Grammar)), None)
+    def grammar(self) -> Grammar | None:
+        """What rules the text."""
+        return next((stage for stage in self.stages if isinstance(stage, Grammar)), None)
 
 
 def check_biases(plan: SamplerPlan, n_vocab: int) -> None:
@@ -196,6 +203,10 @@ def _edits(params: SamplingParams) -> list[Stage]:
         stages.append(IgnoreEnd())
     if params.grammar is not None:
         stages.append(Grammar(params.grammar))
+    if isinstance(params.json_schema, str):  # always, if it is given: the parameters see to it
+        stages.append(Grammar(params.json_schema, "json_schema"))
+    if params.regex is not None:
+        stages.append(Grammar(params.regex, "regex"))
     return stages
 
 

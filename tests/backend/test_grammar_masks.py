@@ -12,7 +12,7 @@ import pytest
 from erllama.backend.llama.library import llama
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.llama.words import Words
-from erllama.sampling import SamplingParams, plan_sampler
+from erllama.sampling import Grammar, SamplingParams, plan_sampler
 from erllama.sampling.chain import Chain
 from tests.backend.native_chain import apply, candidates
 from tests.sampling.grammars import GRAMMARS
@@ -44,7 +44,7 @@ class Both:
         self._pieces = vocabulary.pieces()
         self._text = b""
         self._controls = controls(vocabulary)
-        self.ours = Words(vocabulary).constraint(grammar)
+        self.ours = Words(vocabulary).constraint(Grammar(grammar))
         self._theirs = self._llama.llama_sampler_init_grammar(
             vocabulary._vocab, grammar.encode(), b"root"
         )

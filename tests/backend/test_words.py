@@ -8,7 +8,7 @@ from erllama import InvalidGrammar, RequestError
 from erllama.backend.llama import words as module
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.llama.words import Words
-from erllama.sampling import SamplingParams, plan_sampler
+from erllama.sampling import Grammar, SamplingParams, plan_sampler
 from erllama.sampling.automaton import Automaton
 from erllama.sampling.constraint import compile_grammar
 
@@ -34,7 +34,7 @@ def test_a_prepared_grammar_is_compiled_once(vocabulary: Vocabulary, compiled: l
     words = Words(vocabulary)
     for _ in range(3):
         words.prepare(plan_sampler(SamplingParams(grammar=grammar(1))))
-        words.constraint(grammar(1))
+        words.constraint(Grammar(grammar(1)))
     assert compiled == [grammar(1)]
 
 
@@ -43,10 +43,10 @@ def test_of_many_grammars_those_used_last_are_remembered(
 ) -> None:
     words = Words(vocabulary)
     for n in range(1, 40):
-        words.constraint(grammar(1))
-        words.constraint(grammar(n))
-    words.constraint(grammar(39))
-    words.constraint(grammar(2))
+        words.constraint(Grammar(grammar(1)))
+        words.constraint(Grammar(grammar(n)))
+    words.constraint(Grammar(grammar(39)))
+    words.constraint(Grammar(grammar(2)))
     assert compiled == [grammar(n) for n in range(1, 40)] + [grammar(2)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import NAMES, main
-from benchmarks.sampling import SETTINGS
+from benchmarks.sampling import SETTINGS, STRUCTURES
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine makes benchmarks slow, not wrong
 
@@ -57,7 +57,7 @@ FIGURES = {
     ],
     "sampling": [
         *(f"2,000: {name}" for name in SETTINGS),
-        *(f"2,000: json grammar, {what}" for what in ("mean", "worst", "again")),
+        *(f"2,000: {name}, {what}" for name in STRUCTURES for what in ("mean", "worst", "again")),
     ],
     "many_streams": [f"tiny: {count} streams, erllama/plain loop" for count in (1, 4, 8)],
     "shared_prefix": ["tiny: 8 agents, time, erllama/plain loop"],

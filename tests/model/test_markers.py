@@ -87,8 +87,10 @@ async def test_a_budget_for_a_model_that_does_not_think_is_refused() -> None:
             await model.complete("x", thinking_budget_tokens=3)
 
 
-async def test_a_budget_and_a_grammar_exclude_each_other() -> None:
-    with pytest.raises(RequestError, match="thinking_budget_tokens: a grammar rules every token"):
-        erllama.Request(
-            thinking_budget_tokens=3, sampling=erllama.SamplingParams(grammar='root ::= "a"')
-        )
+@pytest.mark.parametrize(
+    "rule", [{"grammar": 'root ::= "a"'}, {"json_schema": {"type": "null"}}, {"regex": "a"}]
+)
+async def test_a_budget_and_what_rules_the_text_exclude_each_other(rule: dict[str, Any]) -> None:
+    (field,) = rule
+    with pytest.raises(RequestError, match=f"thinking_budget_tokens: {field} rules every token"):
+        erllama.Request(thinking_budget_tokens=3, sampling=erllama.SamplingParams(**rule))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,49 @@ async def test_what_a_grammar_asks_for_is_what_comes(temperature: float, tiny_gg
     for completion in done:
         assert completion.finish_reason == "stop"
         assert all(0 <= value < 100 for value in json.loads(completion.text).values())
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "size": {"type": "integer", "minimum": 3, "maximum": 40},
+        "on": {"enum": [True]},
+    },
+    "required": ["size", "on"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+async def test_what_a_schema_or_an_expression_asks_for_is_what_comes(
+    temperature: float, tiny_gguf: Path
+) -> None:
+    for path in (tiny_gguf, bundled_model()):
+        async with loaded(path, n_seq_max=2) as model:
+            rules: list[dict[str, Any]] = [{"json_schema": SCHEMA}, {"regex": "[a-f]{2,5}"}]
+            found, word = await asyncio.gather(
+                *(
+                    model.complete("x", temperature=temperature, max_tokens=300, **one)
+                    for one in rules
+                )
+            )
+        if found.finish_reason == "stop":  # otherwise white space went on
+            value = json.loads(found.text)
+            assert 3 <= value["size"] <= 40
+            assert value["on"] is True
+        assert found.text.startswith("{")
+        assert re.fullmatch("[a-f]{2,5}", word.text)
+
+
+async def test_a_wrong_schema_is_refused_before_anything_is_computed() -> None:
+    stage = Stage()
+    async with stage.model() as model:
+        with pytest.raises(InvalidGrammar, match="json_schema: at /items/not: ") as refused:
+            await model.complete("x", json_schema={"items": {"not": {}}})
+        assert refused.value.path == "/items/not"
+        with pytest.raises(InvalidGrammar, match="regex: line 1, column 1: "):
+            await model.complete("x", regex="(")
+        assert stage.plans == []
 
 
 async def test_a_request_with_a_grammar_runs_beside_others(tiny_gguf: Path) -> None:

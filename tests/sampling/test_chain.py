@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from erllama.sampling import (
+    Grammar,
     Greedy,
     IgnoreEnd,
     LogitBias,
@@ -35,8 +36,8 @@ class ByteWords(SomeWords):
         words = [f"w{n}".encode() for n in range(N_VOCAB - 257)]
         self.tokens = TokenBytes([*(bytes([byte]) for byte in range(256)), *words, b""])
 
-    def constraint(self, grammar: str) -> Constraint:
-        return GrammarConstraint(compile_grammar(grammar), self.tokens, self.ending())
+    def constraint(self, stage: Grammar) -> Constraint:
+        return GrammarConstraint(compile_grammar(stage.text), self.tokens, self.ending())
 
 
 def random_params(choose: random.Random) -> SamplingParams:

@@ -91,3 +91,16 @@ def test_a_misspelt_parameter_names_the_nearest() -> None:
 def test_the_limits_themselves_are_accepted() -> None:
     assert SamplingParams(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
     assert SamplingParams(temperature=100, top_k=2**31 - 1, top_p=5e-324, min_p=1, seed=2**63 - 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"grammar": "root ::= .*", "json_schema": {}},
+        {"grammar": "root ::= .*", "regex": "a"},
+        {"json_schema": "true", "regex": "a"},
+    ],
+)
+def test_two_that_rule_the_whole_text_are_refused_by_name(given: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=f"^{' and '.join(given)}: each rules the whole text"):
+        SamplingParams(**given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from erllama.sampling import Grammar
 from erllama.sampling.chain import Constraint
 from erllama.sampling.history import Breakers
 
@@ -21,5 +22,5 @@ class SomeWords:
     def breakers(self, texts: Sequence[str]) -> Breakers:
         return self._breakers if texts else {}
 
-    def constraint(self, grammar: str) -> Constraint:
+    def constraint(self, stage: Grammar) -> Constraint:
         raise NotImplementedError

@@ -9,15 +9,22 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.sampling import Dry, Grammar, IgnoreEnd, SamplerPlan, check_biases
 from erllama.sampling.automaton import Automaton, TokenBytes
+from erllama.sampling.chain import Constraint
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
 from erllama.sampling.history import Breakers
 from erllama.sampling.spelling import merged, spelling
 
-_AUTOMATA = 16
+if TYPE_CHECKING:
+    from erllama.sampling.guided import Guide
+
+T = TypeVar("T")
+
+_COMPILED = 16
 _SPELLINGS = 512
 
 
@@ -34,7 +41,10 @@ class Words:
         self._tokens: TokenBytes | None = None
         self._ending: list[int] | None = None
         self._spellings: OrderedDict[str, Breakers] = OrderedDict()
-        self._automata: OrderedDict[str, Automaton] = OrderedDict()
+        self._automata: OrderedDict[Grammar, Automaton] = OrderedDict()
+        self._starting = threading.Lock()
+        self._guide: Guide | None = None
+        self._matchers: OrderedDict[Grammar, Any] = OrderedDict()
 
     @property
     def size(self) -> int:
@@ -53,10 +63,12 @@ class Words:
                     self.ending()
                 case Dry():
                     self.breakers(stage.breakers)
-                case Grammar(text):
+                case Grammar(kind="grammar"):
                     self.tokens()
-                    if self._automaton(text) is None:
-                        self._remember_automaton(text, compile_grammar(text))
+                    if self._automaton(stage) is None:
+                        self._remember(self._automata, stage, compile_grammar(stage.text))
+                case Grammar():
+                    self._guided(stage)
 
     def ending(self) -> Sequence[int]:
         if self._ending is None:
@@ -78,13 +90,32 @@ class Words:
         tokens = self.tokens()
         return merged([self._spelling(text, tokens) for text in texts])
 
-    def constraint(self, grammar: str) -> GrammarConstraint:
+    def constraint(self, stage: Grammar) -> Constraint:
+        if stage.kind != "grammar":
+            guide, compiled = self._guided(stage)
+            return guide.constraint(stage, compiled, self.ending())
         tokens = self.tokens()
-        automaton = self._automaton(grammar)
+        automaton = self._automaton(stage)
         if automaton is None:
-            automaton = compile_grammar(grammar)
-        self._remember_automaton(grammar, automaton)
+            automaton = compile_grammar(stage.text)
+        self._remember(self._automata, stage, automaton)
         return GrammarConstraint(automaton, tokens, self.ending())
+
+    def _guided(self, stage: Grammar) -> tuple[Guide, Any]:
+        """What follows a schema or an expression; compiled without the lock."""
+        with self._starting:
+            guide = self._guide = self._guide or self._new_guide()
+        with self._lock:
+            compiled = self._matchers.get(stage)
+        if compiled is None:
+            compiled = guide.compiled(stage)
+        self._remember(self._matchers, stage, compiled)
+        return guide, compiled
+
+    def _new_guide(self) -> Guide:
+        from erllama.sampling.guided import Guide  # loads the library, which takes a while
+
+        return Guide(self.tokens())
 
     def _spelling(self, text: str, tokens: TokenBytes) -> Breakers:
         with self._lock:
@@ -100,14 +131,14 @@ class Words:
     def _tokenized(self, text: str) -> Sequence[int]:
         return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
 
-    def _automaton(self, text: str) -> Automaton | None:
+    def _automaton(self, stage: Grammar) -> Automaton | None:
         with self._lock:
-            known = self._automata.get(text)
+            known = self._automata.get(stage)
         return None if known is None or known.full else known
 
-    def _remember_automaton(self, text: str, automaton: Automaton) -> None:
+    def _remember(self, known: OrderedDict[Grammar, T], stage: Grammar, compiled: T) -> None:
         with self._lock:
-            self._automata[text] = automaton
-            self._automata.move_to_end(text)
-            if len(self._automata) > _AUTOMATA:
-                self._automata.popitem(last=False)
+            known[stage] = compiled
+            known.move_to_end(stage)
+            if len(known) > _COMPILED:
+                known.popitem(last=False)

@@ -1,0 +1,209 @@
+"""What a JSON schema or a regular expression rules matches it, whatever the model prefers."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from decimal import Decimal
+from typing import Any
+
+import jsonschema
+import llguidance
+import numpy as np
+import pytest
+
+from erllama.errors import InvalidGrammar
+from erllama.sampling import Grammar
+from erllama.sampling import guided as module
+from erllama.sampling.automaton import TokenBytes
+from erllama.sampling.chain import NothingToDraw
+from erllama.sampling.guided import Guide, GuidedConstraint
+from tests.sampling.schemas import SCHEMAS, Schema
+
+END = 256
+LONGEST = 1_500
+PATIENCE = 60  # tokens after which a text is drawn to its end
+BYTES = [bytes([byte]) for byte in range(256)]
+PAIRS = [bytes([a, b]) for a in b'"{}[],: a1' for b in b'"{}[],: b2']
+TOKENS = TokenBytes([*BYTES, b"", *PAIRS, "é".encode(), "😀".encode(), b"true", b"null", b'"a":'])
+CLOSING = {b'"': 16, b"@": 14, b"}": 10, b"]": 10}
+
+
+@pytest.fixture(scope="module")
+def guide() -> Guide:
+    return Guide(TOKENS)
+
+
+def begun(guide: Guide, kind: Any, text: str) -> GuidedConstraint:
+    stage = Grammar(text, kind)
+    return guide.constraint(stage, guide.compiled(stage), [END])
+
+
+def walked(rule: GuidedConstraint, tokens: TokenBytes, end: int, seed: int) -> bytes:
+    """The text of tokens drawn at random, until it ends."""
+    source = np.random.default_rng(seed)
+    closing = np.array([CLOSING.get(piece[:1], 0) for piece in tokens.pieces], np.float32)
+    closing[end] = 20
+    text = b""
+    for step in range(LONGEST):
+        logits = source.standard_normal(tokens.size).astype(np.float32)
+        if step > PATIENCE:
+            logits += closing
+        rule.apply(logits)
+        token = int(logits.argmax())
+        assert logits[token] > -np.inf, text
+        rule.accept(token)
+        if token == end:
+            return text
+        text += tokens.pieces[token]
+    raise AssertionError(f"no end: {text[-100:]!r}")
+
+
+def check_valid(text: bytes, schema: Schema) -> None:
+    """Parsed exactly: a float may round a number over a bound."""
+    exact = json.loads(json.dumps(schema), parse_float=Decimal)
+    jsonschema.Draft202012Validator(exact).validate(json.loads(text, parse_float=Decimal))
+
+
+def test_there_are_many_schemas() -> None:
+    assert len(SCHEMAS) >= 300
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_any_text_of_a_schema_is_valid(name: str, guide: Guide) -> None:
+    stage = Grammar(json.dumps(SCHEMAS[name]), "json_schema")
+    compiled = guide.compiled(stage)
+    for seed in range(4):
+        text = walked(guide.constraint(stage, compiled, [END]), TOKENS, END, seed)
+        check_valid(text, SCHEMAS[name])
+
+
+EXPRESSIONS = [
+    "[a-z]{3,8}",
+    "(yes|no)!*",
+    r"\d+(\.\d+)?",
+    "é+ ?[😀-😂]",
+    'a/b"[^"]{0,5}"',
+    "^x$",
+    "a?",
+]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_any_text_of_an_expression_matches_all_of_it(expression: str, guide: Guide) -> None:
+    texts = set()
+    for seed in range(6):
+        text = walked(begun(guide, "regex", expression), TOKENS, END, seed).decode()
+        assert re.fullmatch(expression, text)
+        texts.add(text)
+    assert len(texts) > 1 or expression in ("^x$", "a?")
+
+
+def takes(rule: GuidedConstraint, text: str) -> bool:
+    """Whether a text, in bytes, is one that may end."""
+    try:
+        for byte in [*text.encode(), END]:
+            rule.accept(byte)
+    except NothingToDraw:
+        return False
+    return True
+
+
+ACCEPTED: list[tuple[Schema, list[str], list[str]]] = [
+    ({"type": "integer", "minimum": 3, "maximum": 11}, ["3", "10", "11"], ["2", "12", "03", "3.0"]),
+    ({"type": "string", "maxLength": 1}, ['"😀"', '"\\n"', '""'], ['"ab"', '"', "a"]),
+    ({"enum": ["a", 1]}, ['"a"', "1"], ['"b"', "2", "true"]),
+    ({"type": "array", "items": {"const": 1}, "minItems": 1}, ["[1]", "[1, 1]"], ["[]", "[2]"]),
+    (
+        {"type": "object", "properties": {"a": {"const": 1}, "b": {}}, "required": ["a"]},
+        ['{"a":1}', '{"a": 1, "b": [true]}', '{"a":1,"c":2}', '{\n"a" : 1}'],
+        ["{}", '{"a":2}', '{"b":1}', '{"a":1,"\\u0061":2}', '{"a":1,"a":1}'],
+    ),
+    ({"properties": {"a": {"type": "null"}}}, ["3", '"x"', '{"a":null}'], ['{"a":1}', "{"]),
+    ({"pattern": "^ab+$"}, ['"abb"', "null"], ['"a"', '"xab"']),
+    ({"anyOf": [{"const": 1}, {"const": 2}]}, ["1", "2"], ["3", "12"]),
+    ({"type": "number", "multipleOf": 0.25}, ["0.75", "1.50"], ["0.3"]),
+]
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), ACCEPTED)
+def test_a_schema_takes_what_is_valid_and_nothing_else(
+    schema: Schema, good: list[str], bad: list[str], guide: Guide
+) -> None:
+    for text in good:
+        assert takes(begun(guide, "json_schema", json.dumps(schema)), text), text
+    for text in bad:
+        assert not takes(begun(guide, "json_schema", json.dumps(schema)), text), text
+
+
+def test_a_mask_is_what_may_be_accepted(guide: Guide) -> None:
+    schema = json.dumps({"type": "object", "properties": {"a": {"enum": ["b", None]}}})
+    choose = random.Random(1)
+    taken: list[int] = []
+    rule = begun(guide, "json_schema", schema)
+    for _ in range(12):
+        logits = np.zeros(TOKENS.size, np.float32)
+        rule.apply(logits)
+        allowed = [int(token) for token in np.flatnonzero(logits == 0)]
+        for token in choose.sample(range(TOKENS.size), 25):
+            again = begun(guide, "json_schema", schema)
+            for one in taken:
+                again.accept(one)
+            if token in allowed:
+                again.accept(token)
+            else:
+                with pytest.raises(NothingToDraw, match=f"json_schema: token {token} of the text"):
+                    again.accept(token)
+        taken.append(choose.choice(allowed))
+        if taken[-1] == END:
+            break
+        rule.accept(taken[-1])
+
+
+def test_a_token_that_was_refused_changes_nothing(guide: Guide) -> None:
+    rule = begun(guide, "regex", "ab")
+    with pytest.raises(NothingToDraw):
+        rule.accept(ord("x"))
+    rule.accept(ord("a"))
+    with pytest.raises(NothingToDraw):
+        rule.accept(END)
+    rule.accept(ord("b"))
+    rule.accept(END)
+
+
+def test_texts_of_one_schema_do_not_disturb_each_other(guide: Guide) -> None:
+    stage = Grammar('{"type": "boolean"}', "json_schema")
+    compiled = guide.compiled(stage)
+    one, other = (guide.constraint(stage, compiled, [END]) for _ in range(2))
+    one.accept(ord("t"))
+    other.accept(ord("f"))
+    assert takes(one, "rue")
+    assert takes(other, "alse")
+
+
+def test_a_ban_from_elsewhere_stays(guide: Guide) -> None:
+    logits = np.zeros(TOKENS.size, np.float32)
+    logits[ord("a")] = -np.inf
+    begun(guide, "regex", "[ab]").apply(logits)
+    assert np.flatnonzero(logits == 0).tolist() == [ord("b")]
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [("(a", "unclosed group"), ("(?=a)b", "look-around"), ("[z-a]", "invalid character class")],
+)
+def test_a_wrong_expression_is_refused(expression: str, said: str, guide: Guide) -> None:
+    with pytest.raises(InvalidGrammar, match=f"regex: line 1, column 1: .*{said}") as refused:
+        begun(guide, "regex", expression)
+    assert "llguidance" not in str(refused.value)
+
+
+def test_what_takes_too_long_to_follow_fails_its_own_text(
+    guide: Guide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = llguidance.LLParserLimits(max_lexer_states=60, verbose_errors=False)
+    monkeypatch.setattr(module, "limits", lambda: few)
+    rule = begun(guide, "regex", "(.*a.{40}b|.*b.{39}a)*.{200}")
+    with pytest.raises(NothingToDraw, match="regex: cannot be followed any further: "):
+        walked(rule, TOKENS, END, 1)
