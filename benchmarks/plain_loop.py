@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llama_cpp import llama_cpp as lib
@@ -79,16 +79,21 @@ class PlainLoop:
         """
         tokens = [first]
         times = [] if times is None else times
+        for token in self.tokens(first, count):
+            times.append(time.perf_counter())
+            tokens.append(token)
+        return tokens
+
+    def tokens(self, first: int, count: int) -> Iterator[int]:
+        """The tokens after `first`, one by one as they are drawn; the last one may end the text."""
         row = (ctypes.c_int32 * 1)(first)
         for _ in range(0 if lib.llama_vocab_is_eog(self._vocab, first) else count):
             self._decode(row, 1)
             token = self._sample()
-            tokens.append(token)
-            times.append(time.perf_counter())
+            yield token
             if lib.llama_vocab_is_eog(self._vocab, token):
-                break
+                return
             row[0] = token
-        return tokens
 
     def _sample(self) -> int:
         token = int(lib.llama_sampler_sample(self._sampler, self._context, -1))

@@ -1,7 +1,10 @@
 """Tokens per second of `stream()` against the plain loop.
 
-Both generate the same number of tokens after a prompt of 64; the time runs from the first token
-to the last, as the reader gets them. Greedily both must produce the same tokens.
+All generate the same number of tokens after a prompt of 64; the time runs from the first token to
+the last, as the reader gets them. Greedily all must produce the same tokens.
+
+`handed` is the plain loop on a thread whose tokens an event loop reads: how much of the distance
+to the plain loop any program pays that computes beside its event loop.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.child import Answer, Config, Order, Orders, Rate, random_prompt
@@ -22,55 +26,63 @@ COUNT = 256
 SAMPLINGS: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0}, "default": {}}
 
 
+SIDES = {
+    "plain": "benchmarks.plain_loop:rate_side",
+    "handed": "benchmarks.handed_loop:rate_side",
+    "erllama": f"{__name__}:erllama_side",
+}
+
+
 def run(options: Options) -> list[Figure]:
     return [
-        _measure(options, model, sampling) for model in options.models for sampling in SAMPLINGS
+        figure
+        for model in options.models
+        for sampling in SAMPLINGS
+        for figure in _figures(model, sampling, _measure(options, model, sampling))
     ]
 
 
-def _measure(options: Options, model: BenchModel, sampling: str) -> Figure:
-    ratios: list[float] = []
-    usual: list[float] = []
-    rates: dict[str, list[float]] = {"plain": [], "erllama": []}
-    same = True
+def _measure(options: Options, model: BenchModel, sampling: str) -> list[dict[str, Answer]]:
+    """What each side answers, turn by turn."""
+    turns: list[dict[str, Answer]] = []
     count = options.times(COUNT, 8)
+    order = {"prompt": PROMPT, "count": count, "at_least": 3 * count // 4, "sampling": sampling}
     for round_ in range(options.rounds_or(5)):
-        with sides(
-            {"plain": "benchmarks.plain_loop:rate_side", "erllama": f"{__name__}:erllama_side"},
-            path=str(model.path),
-            n_ctx=model.n_ctx,
-        ) as pair:
-            order = {"prompt": PROMPT, "count": count, "at_least": 3 * count // 4}
-            for turn, names in in_turns(("plain", "erllama"), options.times(9, 2)):
+        with sides(SIDES, path=str(model.path), n_ctx=model.n_ctx) as children:
+            for turn, names in in_turns(tuple(SIDES), options.times(9, 2)):
                 seed = 1_000 * round_ + turn
-                got = {
-                    name: pair[name].ask(**order, sampling=sampling, seed=seed) for name in names
-                }
-                if turn == 0:  # caches, pages and branch predictors are warmer from here on
-                    continue
-                plain, ours = got["plain"], got["erllama"]
-                rates["plain"].append(plain["rate"])
-                rates["erllama"].append(ours["rate"])
-                ratios.append(ours["rate"] / plain["rate"])
-                usual.append(plain["interval"] / ours["interval"])
-                same = same and all(map(operator.eq, plain["texts"], ours["texts"]))
+                got = {name: children[name].ask(**order, seed=seed) for name in names}
+                if turn > 0:  # caches, pages and branch predictors are warmer from here on
+                    turns.append(got)
+    return turns
+
+
+def _figures(model: BenchModel, sampling: str, turns: list[dict[str, Answer]]) -> Iterator[Figure]:
+    target = TARGET if model.name == "m125" else None
+    for side, against, wanted in (
+        ("erllama", "plain", target),
+        ("erllama", "handed", None),
+        ("handed", "plain", None),
+    ):
+        name = f"{side}/{against} loop, {sampling}".replace("erllama", "stream()")
+        yield _ratio(f"{model.name}: {name}", side, against, turns, wanted)
+
+
+def _ratio(
+    name: str, side: str, against: str, turns: list[dict[str, Answer]], target: Target | None
+) -> Figure:
+    ratios = [turn[side]["rate"] / turn[against]["rate"] for turn in turns]
+    usual = [turn[against]["interval"] / turn[side]["interval"] for turn in turns]
+    same = all(all(map(operator.eq, turn[side]["texts"], turn[against]["texts"])) for turn in turns)
     detail: dict[str, Any] = {
-        "plain": middle(rates["plain"]),
-        "erllama": middle(rates["erllama"]),
+        **{one: middle([turn[one]["rate"] for turn in turns]) for one in (side, against)},
         "by_median_interval": middle(usual),
         "turns": len(ratios),
         "spread": [min(ratios), max(ratios)],
     }
-    if sampling == "greedy":
+    if name.endswith("greedy"):
         detail["same_tokens"] = str(same)
-    return Figure(
-        NAME,
-        f"{model.name}: stream()/plain loop, {sampling}",
-        middle(ratios),
-        "of rate",
-        TARGET if model.name == "m125" else None,
-        detail,
-    )
+    return Figure(NAME, name, middle(ratios), "of rate", target, detail)
 
 
 def erllama_side(orders: Orders, config: Config) -> None:
