@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.child import Order
 from benchmarks.harness import Options, Side, in_turns, sides
 from benchmarks.llama_build import server_program
 from benchmarks.models import BenchModel
@@ -29,14 +30,26 @@ def long_enough(options: Options) -> list[BenchModel]:
 
 
 def ask_all(
-    options: Options, model: BenchModel, rounds: int, turns: int, **order: Any
+    options: Options,
+    model: BenchModel,
+    rounds: int,
+    turns: int,
+    order: Order,
+    plain_tasks: Sequence[str] = (),
 ) -> Iterator[Answers]:
-    """The answers of all sides to an order, turn after turn, each with another `seed`."""
+    """The answers of all sides to an order, turn after turn, each with another `seed`.
+
+    Args:
+        plain_tasks: what the plain loop is asked besides; the answers bear these names.
+    """
     for round_ in range(options.rounds_or(rounds)):
         with all_sides(options, model) as children:
-            for turn, names in in_turns(tuple(children), options.times(turns, 2)):
-                seed = 1_000_003 * (1_000 * round_ + turn)
-                got = {name: children[name].ask(**order, seed=seed) for name in names}
+            others = dict.fromkeys(plain_tasks, children["plain"])
+            asked = {**children, **others}
+            for turn, names in in_turns(tuple(asked), options.times(turns, 2)):
+                now = {**order, "seed": 1_000_003 * (1_000 * round_ + turn)}
+                tasks = {name: name if name in others else order["task"] for name in names}
+                got = {name: asked[name].ask(**{**now, "task": tasks[name]}) for name in names}
                 if turn > 0:  # caches, pages and branch predictors are warmer from here on
                     yield got
 

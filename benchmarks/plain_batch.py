@@ -149,12 +149,12 @@ class PlainBatch:
             batch.outputs[max(begin, end - outputs) : end] = 1
         self._decode(end)
 
-    def step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
-        """Evaluate one token of each sequence from 0 on; the tokens after them."""
+    def step(self, tokens: Sequence[int], positions: Sequence[int], *, first: int = 0) -> list[int]:
+        """Evaluate one token of each sequence from `first` on; the tokens after them."""
         batch, count = self._batch, len(tokens)
         batch.tokens[:count] = tokens
         batch.positions[:count] = positions
-        batch.sequences[:count] = np.arange(count)
+        batch.sequences[:count] = np.arange(first, first + count)
         batch.outputs[:count] = 1
         self._decode(count)
         return [self.sample(row) for row in range(count)]
@@ -227,6 +227,33 @@ def _streams(loop: PlainBatch, order: Order) -> Answer:
     return {"seconds": ended - started, "prefill": prefilled - started, "texts": texts}
 
 
+def _staggered(loop: PlainBatch, order: Order) -> Answer:
+    """As `_streams`, but whoever has been read generates while the others are read.
+
+    One step after each prompt: what a bound on the pause of a running stream asks for. The last
+    streams end by themselves.
+    """
+    prompts, texts = stream_prompts(order, loop.n_vocab), list[list[int]]()
+    started = time.perf_counter()
+    for sequence, prompt in enumerate(prompts):
+        texts.append([loop.prefill(sequence, prompt)])
+        _step_those_left(loop, texts, order)
+    while len(texts[-1]) < order["count"]:
+        _step_those_left(loop, texts, order)
+    return {"seconds": time.perf_counter() - started, "texts": texts}
+
+
+def _step_those_left(loop: PlainBatch, texts: list[list[int]], order: Order) -> None:
+    """One more token for each that has not all; those that began first have them first."""
+    first = sum(len(text) >= order["count"] for text in texts)
+    left = texts[first:]
+    positions = [order["prompt"] + len(text) - 1 for text in left]
+    for text, token in zip(
+        left, loop.step([text[-1] for text in left], positions, first=first), strict=True
+    ):
+        text.append(token)
+
+
 def _agents(loop: PlainBatch, order: Order) -> Answer:
     """A prefix once, copies of it, the tails one by one, then steps of `n` rows."""
     prompts = agent_prompts(order, loop.n_vocab)
@@ -267,4 +294,4 @@ def _stall(loop: PlainBatch, order: Order) -> Answer:
     return {"steps": steps, "alone": seconds}
 
 
-_TASKS = {"streams": _streams, "agents": _agents, "stall": _stall}
+_TASKS = {"streams": _streams, "staggered": _staggered, "agents": _agents, "stall": _stall}

@@ -30,7 +30,7 @@ def _measure(options: Options, model: BenchModel) -> list[Figure]:
         "tail": TAIL,
         "count": options.times(COUNT, 8),
     }
-    answers = list(ask_all(options, model, 3, 4, **order))
+    answers = list(ask_all(options, model, 3, 4, order))
     slower = over(answers, "erllama", "plain", "seconds")
     faster = over(answers, "server", "erllama", "seconds")
     figures = [_figure(model, "time, erllama/plain loop", slower, Target("below", 1.1), answers)]

@@ -41,7 +41,7 @@ def _measure(options: Options, model: BenchModel) -> list[Figure]:
         "count": COUNT,
         "before": BEFORE,
     }
-    answers = list(ask_all(options, model, 3, 3, **order))
+    answers = list(ask_all(options, model, 3, 3, order))
     for turn in answers:
         turn["plain"]["bound"] = max(DECODE_STALL_S, middle(turn["plain"]["steps"][-DEEP:]))
         turn["erllama"]["slower"] = turn["erllama"]["first"] / turn["erllama"]["alone"]

@@ -60,7 +60,11 @@ FIGURES = {
         *(f"2,000: {name}" for name in SETTINGS),
         *(f"2,000: {name}, {what}" for name in STRUCTURES for what in ("mean", "worst", "again")),
     ],
-    "many_streams": [f"tiny: {count} streams, erllama/plain loop" for count in (1, 4, 8)],
+    "many_streams": [
+        f"tiny: {count} streams, erllama/{loop} loop"
+        for count in (1, 4, 8)
+        for loop in ("plain", *(["staggered"] if count > 1 else []))
+    ],
     "shared_prefix": ["tiny: 8 agents, time, erllama/plain loop"],
     "stall": [
         "tiny: longest gap, erllama/bound",
