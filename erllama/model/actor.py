@@ -57,6 +57,7 @@ from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import Vector
 from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
+from erllama.model.faults import concerns_all
 from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
 from erllama.model.info import model_info
@@ -448,6 +449,8 @@ class ModelActor(StateMachine):
                 await self._step_done(here, outcome, error, following)
             case TaskDone(RowsRead() as tag, frame, error):
                 here.floor.rows_read(tag, frame, error)
+            case Urgent(RestoreDone() | SpillDone() | PutBack() as it) if concerns_all(it.error):
+                await self._all_lost(here, it.error)
             case Urgent(RestoreDone(job, entry, start, error)):
                 here.floor.restored(job, entry, start, error)
             case Urgent(SpillDone(job, entry, saved, error)):
@@ -470,8 +473,10 @@ class ModelActor(StateMachine):
                 here.stepper.too_long(number)
             case Urgent(GiveUp(number)):
                 await self._give_up(here, here.stepper.is_lost(number))
+            case Urgent(Rebuilt(None)):
+                here.floor.rebuilt()
             case Urgent(Rebuilt(error)):
-                self._rebuilt(here, error)
+                await self._all_lost(here, error, "a fresh context could not be made")
             case Urgent(EmbedDone(result, error)):
                 await self._embedded(here, result, error)
             case TaskDone(EmbedTokenized(job), tokens, error):
@@ -675,10 +680,10 @@ class ModelActor(StateMachine):
     ) -> None:
         step = here.stepper.done(following)
         if outcome is None:
-            if isinstance(error, EngineStuck):  # another model holds the lane for good
-                await self._stop_serving(here, error)
-            elif isinstance(error, DecodeFailed):
+            if isinstance(error, DecodeFailed):
                 here.floor.step_failed(step, str(error))
+            elif concerns_all(error) or not self._may_lose(here, step):
+                await self._all_lost(here, error)
             else:
                 self._lose(here, step, error)
             return
@@ -694,17 +699,23 @@ class ModelActor(StateMachine):
         if step.stuck:
             self._rebuild(here, step, self._too_long())
 
-    def _lose(self, here: Loaded, step: Step, error: BaseException | None) -> None:
-        """An exception came out of the engine: its step is lost, the other requests go on.
+    def _may_lose(self, here: Loaded, step: Step) -> bool:
+        """Whether others go on without this step; with no others, or too often, all begins anew."""
+        return here.floor.has_others(step) and self._spec.crashes.allows(self.clock.now())
 
-        With no others, or too often, all begins anew.
-        """
-        crash = EngineCrashed(f"the engine failed: {error!r}")
-        alone = not here.floor.has_others(step) or isinstance(error, EngineError)
-        if alone or not self._spec.crashes.allows(self.clock.now()):
-            raise crash from error
+    def _lose(self, here: Loaded, step: Step, error: BaseException | None) -> None:
+        """An exception came out of the engine: its step is lost, the other requests go on."""
         log.error("model %r: a step was lost: %r", self._spec.id, error, exc_info=error)
-        self._rebuild(here, step, crash)
+        self._rebuild(here, step, EngineCrashed(f"the engine failed: {error!r}"))
+
+    async def _all_lost(
+        self, here: Loaded, error: BaseException | None, what: str = "the engine failed"
+    ) -> None:
+        """No request can go on: this model begins anew, or waits for the lane to be back."""
+        if isinstance(error, EngineStuck):  # another model holds the lane for good
+            await self._stop_serving(here, error)
+        else:
+            raise EngineCrashed(f"{what}: {error!r}") from error
 
     def _account(self, here: Loaded, step: Step, outcome: StepOutcome) -> None:
         if step.decision is None or outcome.status != "done":
@@ -726,12 +737,10 @@ class ModelActor(StateMachine):
         """The lane is through with a call of `embed`."""
         if result is not None:
             here.embeddings.done(*result)
-        elif isinstance(error, EngineStuck):  # another model holds the lane for good
-            await self._stop_serving(here, error)
         elif isinstance(error, DecodeFailed):
             here.embeddings.failed(error)
         else:
-            raise EngineCrashed(f"the engine failed: {error!r}") from error
+            await self._all_lost(here, error)
 
     def _end_early(self, job: Job) -> None:
         """End a request on somebody's word: at once if it waits, else with the step it is in."""
@@ -756,13 +765,8 @@ class ModelActor(StateMachine):
             self._owner.run(
                 lambda engine: engine.rebuild(), lambda _, wrong: self.ref.urgent(Rebuilt(wrong))
             )
-        except ErllamaError as down:
-            raise EngineCrashed(f"the engine failed: {down!r}") from down
-
-    def _rebuilt(self, here: Loaded, error: BaseException | None) -> None:
-        if error is not None:
-            raise EngineCrashed(f"a fresh context could not be made: {error!r}") from error
-        here.floor.rebuilt()
+        except EngineError as down:
+            self.ref.urgent(Rebuilt(down))
 
     async def _give_up(self, here: Loaded, lost: bool) -> None:
         if not lost:

@@ -36,6 +36,7 @@ from erllama.config import GRANULE
 from erllama.errors import EngineError
 from erllama.model.caching import ModelCache
 from erllama.model.engine_owner import EngineOwner
+from erllama.model.faults import note
 from erllama.model.generation import Generation, Restored
 from erllama.model.job import Job
 from erllama.model.messages import (
@@ -247,7 +248,7 @@ class CacheWork:
         if isinstance(error, Unreadable):
             self._peers.tell_arbiter(Bad(error.row, error.tier, missing=error.missing))
         elif error is not None and not isinstance(error, asyncio.CancelledError):
-            raise error
+            note("rows could not be made ready, the prompt is computed instead", error)
 
     def stops(self, job: Job, start: Restored) -> list[int]:
         """Where a prompt's slices must end, because a snapshot is wanted there."""
@@ -411,6 +412,8 @@ class CacheWork:
     ) -> None:
         """Rows were taken out of the sequence: hand them over."""
         if saved is None:
+            if error is not None:
+                note("rows could not be saved", error)
             self.kept(saving.number)
             self.cache.count("saves_dropped", max(len(saving.spans), 1))
             return
