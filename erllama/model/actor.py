@@ -57,6 +57,7 @@ from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import Vector
 from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
+from erllama.model.errands import Errands
 from erllama.model.faults import concerns_all
 from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
@@ -75,12 +76,14 @@ from erllama.model.messages import (
     EmbedTokenized,
     EmbedTooLong,
     EndSession,
+    ErrandGiveUp,
     Evict,
     Expire,
     GiveUp,
     Kept,
     LaneBack,
     LoadAdapter,
+    LookAtErrands,
     PutBack,
     QueuedTooLong,
     ReaderCaughtUp,
@@ -155,6 +158,7 @@ class Loaded:
     work: CacheWork
     floor: Floor
     stepper: Stepper
+    errands: Errands
     spilling: Spilling
     scheduler: Scheduler
     embeddings: Embeddings
@@ -208,6 +212,7 @@ class ModelActor(StateMachine):
         self._set_phase("stopping")
         if self._here is not None:
             self._here.stepper.rest()
+            self._here.errands.rest()
             self._here.stepper.abort()
         try:
             if reason in ("shutdown", "normal") and self._here is not None and not lost:
@@ -264,8 +269,8 @@ class ModelActor(StateMachine):
     async def in_stuck(self, event: Event) -> Any:
         """A thread is inside the engine and does not come out; when it does, all begins anew."""
         match event:
-            case Urgent(StepDone() | LaneBack()):
-                raise EngineCrashed("the engine was stuck in a step for too long")
+            case Urgent(LaneBack()):
+                raise EngineCrashed("the engine was stuck in a call for too long")
             case Call():
                 raise EngineStuck(
                     f"model {self._spec.id!r} is stuck in a native call; restart the process"
@@ -326,11 +331,18 @@ class ModelActor(StateMachine):
             context=spec.context,
             fingerprint=fingerprint,
         )
+        errands = Errands(
+            owner=self._owner,
+            gauges=self._gauges,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            bound_s=spec.context.step_timeout_s,
+        )
         work = CacheWork(
             board=spec.board,
             peers=spec.peers,
             cache=cache,
-            owner=self._owner,
+            errands=errands,
             engine=engine,
             readers=spec.readers,
             clock=self.clock,
@@ -346,7 +358,7 @@ class ModelActor(StateMachine):
             bound_s=spec.context.step_timeout_s,
         )
         spilling = Spilling(
-            owner=self._owner,
+            errands=errands,
             engine=engine,
             readers=spec.readers,
             urgent=self.ref.urgent,
@@ -383,7 +395,9 @@ class ModelActor(StateMachine):
             urgent=self.ref.urgent,
             spawn=lambda work, tag: self.spawn_task(work, then=tag),
         )
-        return Loaded(engine, work, floor, stepper, spilling, scheduler, embeddings, markers)
+        return Loaded(
+            engine, work, floor, stepper, errands, spilling, scheduler, embeddings, markers
+        )
 
     # Serving
 
@@ -473,6 +487,10 @@ class ModelActor(StateMachine):
                 here.stepper.too_long(number)
             case Urgent(GiveUp(number)):
                 await self._give_up(here, here.stepper.is_lost(number))
+            case Urgent(LookAtErrands()):
+                here.errands.look()
+            case Urgent(ErrandGiveUp(number)):
+                await self._give_up(here, here.errands.is_lost(number))
             case Urgent(Rebuilt(None)):
                 here.floor.rebuilt()
             case Urgent(Rebuilt(error)):
@@ -762,8 +780,10 @@ class ModelActor(StateMachine):
         """A step was given up: its requests fail, the others go on in a fresh context."""
         here.floor.evacuate(step, error)
         try:
-            self._owner.run(
-                lambda engine: engine.rebuild(), lambda _, wrong: self.ref.urgent(Rebuilt(wrong))
+            here.errands.run(
+                "making a context anew",
+                lambda engine: engine.rebuild(),
+                lambda _, wrong: self.ref.urgent(Rebuilt(wrong)),
             )
         except EngineError as down:
             self.ref.urgent(Rebuilt(down))
@@ -791,8 +811,7 @@ class ModelActor(StateMachine):
             reply.fail(error)
         self._evictions.clear()
         self._gauges.active = self._gauges.pending = 0
-        if here.stepper.current is None:  # another model's step is stuck; ours would tell of itself
-            self._owner.when_back(lambda: self.ref.urgent(LaneBack()))
+        self._owner.when_back(lambda: self.ref.urgent(LaneBack()))
         await self.goto("stuck")
 
     # Answers

@@ -35,7 +35,7 @@ from erllama.clock import Clock
 from erllama.config import GRANULE
 from erllama.errors import EngineError
 from erllama.model.caching import ModelCache
-from erllama.model.engine_owner import EngineOwner
+from erllama.model.errands import Errands
 from erllama.model.faults import note
 from erllama.model.generation import Generation, Restored
 from erllama.model.job import Job
@@ -68,7 +68,7 @@ class CacheWork:
         board: Board,
         peers: Peers,
         cache: ModelCache,
-        owner: EngineOwner,
+        errands: Errands,
         engine: Engine,
         readers: Workers,
         clock: Clock,
@@ -78,7 +78,7 @@ class CacheWork:
         self._board = board
         self._peers = peers
         self.cache = cache
-        self._owner = owner
+        self._errands = errands
         self._engine = engine
         self._readers = readers
         self._clock = clock
@@ -235,7 +235,8 @@ class CacheWork:
         self.cache.count("restored_bytes", tag.reader.n_bytes)
         self.cache.count("restore_total_ns", int(start.seconds * 1e9))
         try:
-            self._owner.run(
+            self._errands.run(
+                "a restore",
                 lambda engine: engine.restore(tag.entry.seq, frame),
                 lambda _, wrong: self._urgent(RestoreDone(tag.job, tag.entry, start, wrong)),
             )
@@ -313,7 +314,9 @@ class CacheWork:
 
         with contextlib.suppress(EngineError):
             seq = generation.seq
-            self._owner.run(lambda engine: engine.save(seq, ranges, snapshot=False), then)
+            self._errands.run(
+                "a save", lambda engine: engine.save(seq, ranges, snapshot=False), then
+            )
             saved = await done
             if saved is not None:
                 await self.cache.offer(self._rows(saving, saved), saving.reason)
@@ -403,7 +406,7 @@ class CacheWork:
             self._urgent(SaveDone(saving, saved, wrong))
 
         try:
-            self._owner.run(work, then)
+            self._errands.run("a save", work, then)
         except EngineError as down:
             then(None, down)
 
