@@ -58,6 +58,7 @@ from erllama.model.embed_job import Vector
 from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
 from erllama.model.errands import Errands
+from erllama.model.evictions import Evictions
 from erllama.model.faults import concerns_all
 from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
@@ -186,7 +187,7 @@ class ModelActor(StateMachine):
         self._ready: list[ReplyTo] = []
         self._waiting = Waiting()
         self._sessions = Sessions()
-        self._evictions: list[ReplyTo] = []
+        self._evictions = Evictions()
         self._orders = 0
 
     async def init(self) -> None:
@@ -420,7 +421,7 @@ class ModelActor(StateMachine):
             case Urgent(WaitedEnough(job)):
                 job.waited = True
             case Call(Evict(), reply):
-                self._evictions.append(reply)
+                self._evictions.add(reply, self._loaded_here.floor.running())
             case Call(CachedPrefix(tokens)):
                 scope = Scope("", self._adapters.in_force)
                 cache = self._loaded_here.work.cache
@@ -623,21 +624,26 @@ class ModelActor(StateMachine):
         if self.state == "stuck":
             return
         here.floor.admit(self._check)
+        if self._evictions:
+            here.floor.move_off_paused()
         here.floor.spill_what_must()  # before the next step, which would compute it again
         self._next_step(here)
         if here.stepper.current is None:
             self._adapters.free_unused(self._jobs())
-        if self._evictions and not here.work.busy and not here.floor.busy:
-            here.floor.drop_all_sessions()
-            for reply in self._evictions:
-                reply.send(None)
-            self._evictions.clear()
+        if self._evictions:
+            self._evict(here)
         self._gauges.active = len(here.floor)
         self._gauges.pending = len(self._waiting) + here.floor.parked + len(here.embeddings)
         self._gauges.sessions = self._sessions.held
         state = "running" if here.floor.busy or here.embeddings.busy else "idle"
         if state != self.state:
             await self.goto(state)
+
+    def _evict(self, here: Loaded) -> None:
+        """Answer those who wait until what was computed is in the cache."""
+        for reply in self._evictions.done(here.floor.running(), here.work.saving):
+            here.floor.drop_all_sessions()
+            reply.send(None)
 
     def _next_step(self, here: Loaded) -> None:
         """Start a step; or see that the lane stops decoding by itself where there is another."""
@@ -807,9 +813,8 @@ class ModelActor(StateMachine):
         here.floor.forget_all()
         for job in list(self._waiting):
             self._waiting.remove(job)
-        for reply in self._evictions:
+        for reply in self._evictions.take_all():
             reply.fail(error)
-        self._evictions.clear()
         self._gauges.active = self._gauges.pending = 0
         self._owner.when_back(lambda: self.ref.urgent(LaneBack()))
         await self.goto("stuck")

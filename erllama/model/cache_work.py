@@ -13,7 +13,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from erllama.backend.base import Buffer, Engine, Frame, SavedState
@@ -100,9 +100,9 @@ class CacheWork:
         )
 
     @property
-    def busy(self) -> bool:
-        """Whether rows are on their way into the cache."""
-        return bool(self._saving)
+    def saving(self) -> Collection[int]:
+        """The numbers of the saves whose rows are on their way into the cache."""
+        return self._saving.keys()
 
     # Before a request
 

@@ -121,6 +121,21 @@ class Floor:
         """Those, and those that are parked."""
         return [*self._jobs.values(), *self._parked]
 
+    def running(self) -> list[Job]:
+        """Those that have begun and need nobody to go on; those that wait for a reader do.
+
+        Before they count as waiting they are moved off their sequences, where that is possible.
+        """
+        interrupted = [job for job in self._waiting if job.generation is not None]
+        return [
+            *(job for job in self._parked if not job.paused),
+            *(job for job in self._jobs.values() if not job.paused or self._can_leave(job)),
+            *interrupted,
+        ]
+
+    def _can_leave(self, job: Job) -> bool:
+        return self._spilling.possible and not job.stays
+
     def entries(self) -> list[Entry]:
         """What the scheduler sees."""
         return [job.entry for job in self._jobs.values() if job.entry is not None]
@@ -203,14 +218,12 @@ class Floor:
 
     def _make_room(self, job: Job) -> None:
         """Take a sequence from one whose reader sleeps, or from one of a lower class."""
-        if not self._spilling.possible:
-            return
         weight = WEIGHTS[job.request.priority]
         lower = [
             other
             for other in self._jobs.values()
             if other.generation is not None
-            and not other.stays
+            and self._can_leave(other)
             and (other.paused or (WEIGHTS[other.request.priority] < weight and _had_turn(other)))
         ]
         if lower:
@@ -481,8 +494,13 @@ class Floor:
 
     def stalls(self, job: Job) -> None:
         """It has not made room for long: its sequence is for somebody else."""
-        if job.paused and self._holds(job) and self._spilling.possible:
+        if job.paused and self._holds(job) and self._can_leave(job):
             job.to_spill = True
+
+    def move_off_paused(self) -> None:
+        """Those that wait for their readers give up their sequences now."""
+        for job in self._jobs.values():
+            self.stalls(job)
 
     # Moving off and back
 

@@ -177,7 +177,7 @@ class CachedPrefix:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Call: answered once everything that was computed is in the cache."""
+    """Call: answered once what was running is over, and in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
