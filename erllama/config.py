@@ -231,7 +231,7 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
             gt=0,
             le=86_400,
             description="Longest time of one step of the engine; then it is aborted and its "
-            "requests get EngineStuck.",
+            "requests get EngineStuck. Also of a save or restore, which cannot be aborted.",
         ),
     ] = 120.0
 

@@ -63,6 +63,8 @@ class StubBackend:
             be drawn from.
         on_embed: called on the lane before each call of `embed`; may raise.
         on_rebuild: called on the lane before each `rebuild`; may raise.
+        on_save: called on the lane with the sequence before each `save`; may raise.
+        on_restore: called on the lane with the sequence before each `restore`; may raise.
         on_decode: called on the lane before the rows of a step are computed; may give the status
             that it ends with in their place, to play a `llama_decode` that refuses them.
         cells: tokens that all sequences hold together, as in a unified cache; None: n_ctx each.
@@ -78,6 +80,8 @@ class StubBackend:
         on_draw: Callable[[Draw], None] | None = None,
         on_embed: Callable[[EmbedPlan], None] | None = None,
         on_rebuild: Callable[[], None] | None = None,
+        on_save: Callable[[int], None] | None = None,
+        on_restore: Callable[[int], None] | None = None,
         on_decode: Callable[[StepPlan], StepStatus | None] | None = None,
         cells: int | None = None,
         end_after: int | None = None,
@@ -88,6 +92,8 @@ class StubBackend:
         self.on_draw = on_draw
         self.on_embed = on_embed
         self.on_rebuild = on_rebuild
+        self.on_save = on_save
+        self.on_restore = on_restore
         self.on_decode = on_decode
         self.cells = cells
         self.end_after = end_after
@@ -247,6 +253,8 @@ class StubEngine:
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
         started = time.perf_counter_ns()
         self._check_seq(seq)
+        if self._backend.on_save is not None:
+            self._backend.on_save(seq)
         cells = self._cells[seq]
         for start, stop in ranges:
             if not 0 <= start < stop <= len(cells):
@@ -263,6 +271,8 @@ class StubEngine:
         self._check_seq(seq)
         if not isinstance(frame, StubFrame) or frame.n > self.capabilities.n_ctx:
             raise DecodeFailed(f"a frame of another engine, or over n_ctx, for sequence {seq}")
+        if self._backend.on_restore is not None:
+            self._backend.on_restore(seq)
         self._cells[seq] = []
         if not self._fits(frame.n):
             raise DecodeFailed(f"no cells for {frame.n} tokens of sequence {seq}")

@@ -57,6 +57,9 @@ from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import Vector
 from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
+from erllama.model.errands import Errands
+from erllama.model.evictions import Evictions
+from erllama.model.faults import concerns_all
 from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
 from erllama.model.info import model_info
@@ -74,12 +77,14 @@ from erllama.model.messages import (
     EmbedTokenized,
     EmbedTooLong,
     EndSession,
+    ErrandGiveUp,
     Evict,
     Expire,
     GiveUp,
     Kept,
     LaneBack,
     LoadAdapter,
+    LookAtErrands,
     PutBack,
     QueuedTooLong,
     ReaderCaughtUp,
@@ -154,6 +159,7 @@ class Loaded:
     work: CacheWork
     floor: Floor
     stepper: Stepper
+    errands: Errands
     spilling: Spilling
     scheduler: Scheduler
     embeddings: Embeddings
@@ -181,7 +187,7 @@ class ModelActor(StateMachine):
         self._ready: list[ReplyTo] = []
         self._waiting = Waiting()
         self._sessions = Sessions()
-        self._evictions: list[ReplyTo] = []
+        self._evictions = Evictions()
         self._orders = 0
 
     async def init(self) -> None:
@@ -207,6 +213,7 @@ class ModelActor(StateMachine):
         self._set_phase("stopping")
         if self._here is not None:
             self._here.stepper.rest()
+            self._here.errands.rest()
             self._here.stepper.abort()
         try:
             if reason in ("shutdown", "normal") and self._here is not None and not lost:
@@ -263,8 +270,8 @@ class ModelActor(StateMachine):
     async def in_stuck(self, event: Event) -> Any:
         """A thread is inside the engine and does not come out; when it does, all begins anew."""
         match event:
-            case Urgent(StepDone() | LaneBack()):
-                raise EngineCrashed("the engine was stuck in a step for too long")
+            case Urgent(LaneBack()):
+                raise EngineCrashed("the engine was stuck in a call for too long")
             case Call():
                 raise EngineStuck(
                     f"model {self._spec.id!r} is stuck in a native call; restart the process"
@@ -325,11 +332,18 @@ class ModelActor(StateMachine):
             context=spec.context,
             fingerprint=fingerprint,
         )
+        errands = Errands(
+            owner=self._owner,
+            gauges=self._gauges,
+            clock=self.clock,
+            urgent=self.ref.urgent,
+            bound_s=spec.context.step_timeout_s,
+        )
         work = CacheWork(
             board=spec.board,
             peers=spec.peers,
             cache=cache,
-            owner=self._owner,
+            errands=errands,
             engine=engine,
             readers=spec.readers,
             clock=self.clock,
@@ -345,7 +359,7 @@ class ModelActor(StateMachine):
             bound_s=spec.context.step_timeout_s,
         )
         spilling = Spilling(
-            owner=self._owner,
+            errands=errands,
             engine=engine,
             readers=spec.readers,
             urgent=self.ref.urgent,
@@ -382,7 +396,9 @@ class ModelActor(StateMachine):
             urgent=self.ref.urgent,
             spawn=lambda work, tag: self.spawn_task(work, then=tag),
         )
-        return Loaded(engine, work, floor, stepper, spilling, scheduler, embeddings, markers)
+        return Loaded(
+            engine, work, floor, stepper, errands, spilling, scheduler, embeddings, markers
+        )
 
     # Serving
 
@@ -405,7 +421,7 @@ class ModelActor(StateMachine):
             case Urgent(WaitedEnough(job)):
                 job.waited = True
             case Call(Evict(), reply):
-                self._evictions.append(reply)
+                self._evictions.add(reply, self._loaded_here.floor.running())
             case Call(CachedPrefix(tokens)):
                 scope = Scope("", self._adapters.in_force)
                 cache = self._loaded_here.work.cache
@@ -448,6 +464,8 @@ class ModelActor(StateMachine):
                 await self._step_done(here, outcome, error, following)
             case TaskDone(RowsRead() as tag, frame, error):
                 here.floor.rows_read(tag, frame, error)
+            case Urgent(RestoreDone() | SpillDone() | PutBack() as it) if concerns_all(it.error):
+                await self._all_lost(here, it.error)
             case Urgent(RestoreDone(job, entry, start, error)):
                 here.floor.restored(job, entry, start, error)
             case Urgent(SpillDone(job, entry, saved, error)):
@@ -470,8 +488,14 @@ class ModelActor(StateMachine):
                 here.stepper.too_long(number)
             case Urgent(GiveUp(number)):
                 await self._give_up(here, here.stepper.is_lost(number))
+            case Urgent(LookAtErrands()):
+                here.errands.look()
+            case Urgent(ErrandGiveUp(number)):
+                await self._give_up(here, here.errands.is_lost(number))
+            case Urgent(Rebuilt(None)):
+                here.floor.rebuilt()
             case Urgent(Rebuilt(error)):
-                self._rebuilt(here, error)
+                await self._all_lost(here, error, "a fresh context could not be made")
             case Urgent(EmbedDone(result, error)):
                 await self._embedded(here, result, error)
             case TaskDone(EmbedTokenized(job), tokens, error):
@@ -600,21 +624,26 @@ class ModelActor(StateMachine):
         if self.state == "stuck":
             return
         here.floor.admit(self._check)
+        if self._evictions:
+            here.floor.move_off_paused()
         here.floor.spill_what_must()  # before the next step, which would compute it again
         self._next_step(here)
         if here.stepper.current is None:
             self._adapters.free_unused(self._jobs())
-        if self._evictions and not here.work.busy and not here.floor.busy:
-            here.floor.drop_all_sessions()
-            for reply in self._evictions:
-                reply.send(None)
-            self._evictions.clear()
+        if self._evictions:
+            self._evict(here)
         self._gauges.active = len(here.floor)
         self._gauges.pending = len(self._waiting) + here.floor.parked + len(here.embeddings)
         self._gauges.sessions = self._sessions.held
         state = "running" if here.floor.busy or here.embeddings.busy else "idle"
         if state != self.state:
             await self.goto(state)
+
+    def _evict(self, here: Loaded) -> None:
+        """Answer those who wait until what was computed is in the cache."""
+        for reply in self._evictions.done(here.floor.running(), here.work.saving):
+            here.floor.drop_all_sessions()
+            reply.send(None)
 
     def _next_step(self, here: Loaded) -> None:
         """Start a step; or see that the lane stops decoding by itself where there is another."""
@@ -675,10 +704,10 @@ class ModelActor(StateMachine):
     ) -> None:
         step = here.stepper.done(following)
         if outcome is None:
-            if isinstance(error, EngineStuck):  # another model holds the lane for good
-                await self._stop_serving(here, error)
-            elif isinstance(error, DecodeFailed):
+            if isinstance(error, DecodeFailed):
                 here.floor.step_failed(step, str(error))
+            elif concerns_all(error) or not self._may_lose(here, step):
+                await self._all_lost(here, error)
             else:
                 self._lose(here, step, error)
             return
@@ -694,17 +723,23 @@ class ModelActor(StateMachine):
         if step.stuck:
             self._rebuild(here, step, self._too_long())
 
-    def _lose(self, here: Loaded, step: Step, error: BaseException | None) -> None:
-        """An exception came out of the engine: its step is lost, the other requests go on.
+    def _may_lose(self, here: Loaded, step: Step) -> bool:
+        """Whether others go on without this step; with no others, or too often, all begins anew."""
+        return here.floor.has_others(step) and self._spec.crashes.allows(self.clock.now())
 
-        With no others, or too often, all begins anew.
-        """
-        crash = EngineCrashed(f"the engine failed: {error!r}")
-        alone = not here.floor.has_others(step) or isinstance(error, EngineError)
-        if alone or not self._spec.crashes.allows(self.clock.now()):
-            raise crash from error
+    def _lose(self, here: Loaded, step: Step, error: BaseException | None) -> None:
+        """An exception came out of the engine: its step is lost, the other requests go on."""
         log.error("model %r: a step was lost: %r", self._spec.id, error, exc_info=error)
-        self._rebuild(here, step, crash)
+        self._rebuild(here, step, EngineCrashed(f"the engine failed: {error!r}"))
+
+    async def _all_lost(
+        self, here: Loaded, error: BaseException | None, what: str = "the engine failed"
+    ) -> None:
+        """No request can go on: this model begins anew, or waits for the lane to be back."""
+        if isinstance(error, EngineStuck):  # another model holds the lane for good
+            await self._stop_serving(here, error)
+        else:
+            raise EngineCrashed(f"{what}: {error!r}") from error
 
     def _account(self, here: Loaded, step: Step, outcome: StepOutcome) -> None:
         if step.decision is None or outcome.status != "done":
@@ -726,12 +761,10 @@ class ModelActor(StateMachine):
         """The lane is through with a call of `embed`."""
         if result is not None:
             here.embeddings.done(*result)
-        elif isinstance(error, EngineStuck):  # another model holds the lane for good
-            await self._stop_serving(here, error)
         elif isinstance(error, DecodeFailed):
             here.embeddings.failed(error)
         else:
-            raise EngineCrashed(f"the engine failed: {error!r}") from error
+            await self._all_lost(here, error)
 
     def _end_early(self, job: Job) -> None:
         """End a request on somebody's word: at once if it waits, else with the step it is in."""
@@ -753,16 +786,13 @@ class ModelActor(StateMachine):
         """A step was given up: its requests fail, the others go on in a fresh context."""
         here.floor.evacuate(step, error)
         try:
-            self._owner.run(
-                lambda engine: engine.rebuild(), lambda _, wrong: self.ref.urgent(Rebuilt(wrong))
+            here.errands.run(
+                "making a context anew",
+                lambda engine: engine.rebuild(),
+                lambda _, wrong: self.ref.urgent(Rebuilt(wrong)),
             )
-        except ErllamaError as down:
-            raise EngineCrashed(f"the engine failed: {down!r}") from down
-
-    def _rebuilt(self, here: Loaded, error: BaseException | None) -> None:
-        if error is not None:
-            raise EngineCrashed(f"a fresh context could not be made: {error!r}") from error
-        here.floor.rebuilt()
+        except EngineError as down:
+            self.ref.urgent(Rebuilt(down))
 
     async def _give_up(self, here: Loaded, lost: bool) -> None:
         if not lost:
@@ -783,12 +813,10 @@ class ModelActor(StateMachine):
         here.floor.forget_all()
         for job in list(self._waiting):
             self._waiting.remove(job)
-        for reply in self._evictions:
+        for reply in self._evictions.take_all():
             reply.fail(error)
-        self._evictions.clear()
         self._gauges.active = self._gauges.pending = 0
-        if here.stepper.current is None:  # another model's step is stuck; ours would tell of itself
-            self._owner.when_back(lambda: self.ref.urgent(LaneBack()))
+        self._owner.when_back(lambda: self.ref.urgent(LaneBack()))
         await self.goto("stuck")
 
     # Answers

@@ -13,7 +13,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from erllama.backend.base import Buffer, Engine, Frame, SavedState
@@ -35,7 +35,8 @@ from erllama.clock import Clock
 from erllama.config import GRANULE
 from erllama.errors import EngineError
 from erllama.model.caching import ModelCache
-from erllama.model.engine_owner import EngineOwner
+from erllama.model.errands import Errands
+from erllama.model.faults import note
 from erllama.model.generation import Generation, Restored
 from erllama.model.job import Job
 from erllama.model.messages import (
@@ -67,7 +68,7 @@ class CacheWork:
         board: Board,
         peers: Peers,
         cache: ModelCache,
-        owner: EngineOwner,
+        errands: Errands,
         engine: Engine,
         readers: Workers,
         clock: Clock,
@@ -77,7 +78,7 @@ class CacheWork:
         self._board = board
         self._peers = peers
         self.cache = cache
-        self._owner = owner
+        self._errands = errands
         self._engine = engine
         self._readers = readers
         self._clock = clock
@@ -99,9 +100,9 @@ class CacheWork:
         )
 
     @property
-    def busy(self) -> bool:
-        """Whether rows are on their way into the cache."""
-        return bool(self._saving)
+    def saving(self) -> Collection[int]:
+        """The numbers of the saves whose rows are on their way into the cache."""
+        return self._saving.keys()
 
     # Before a request
 
@@ -234,7 +235,8 @@ class CacheWork:
         self.cache.count("restored_bytes", tag.reader.n_bytes)
         self.cache.count("restore_total_ns", int(start.seconds * 1e9))
         try:
-            self._owner.run(
+            self._errands.run(
+                "a restore",
                 lambda engine: engine.restore(tag.entry.seq, frame),
                 lambda _, wrong: self._urgent(RestoreDone(tag.job, tag.entry, start, wrong)),
             )
@@ -247,7 +249,7 @@ class CacheWork:
         if isinstance(error, Unreadable):
             self._peers.tell_arbiter(Bad(error.row, error.tier, missing=error.missing))
         elif error is not None and not isinstance(error, asyncio.CancelledError):
-            raise error
+            note("rows could not be made ready, the prompt is computed instead", error)
 
     def stops(self, job: Job, start: Restored) -> list[int]:
         """Where a prompt's slices must end, because a snapshot is wanted there."""
@@ -312,7 +314,9 @@ class CacheWork:
 
         with contextlib.suppress(EngineError):
             seq = generation.seq
-            self._owner.run(lambda engine: engine.save(seq, ranges, snapshot=False), then)
+            self._errands.run(
+                "a save", lambda engine: engine.save(seq, ranges, snapshot=False), then
+            )
             saved = await done
             if saved is not None:
                 await self.cache.offer(self._rows(saving, saved), saving.reason)
@@ -402,7 +406,7 @@ class CacheWork:
             self._urgent(SaveDone(saving, saved, wrong))
 
         try:
-            self._owner.run(work, then)
+            self._errands.run("a save", work, then)
         except EngineError as down:
             then(None, down)
 
@@ -411,6 +415,8 @@ class CacheWork:
     ) -> None:
         """Rows were taken out of the sequence: hand them over."""
         if saved is None:
+            if error is not None:
+                note("rows could not be saved", error)
             self.kept(saving.number)
             self.cache.count("saves_dropped", max(len(saving.spans), 1))
             return

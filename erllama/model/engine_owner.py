@@ -28,7 +28,11 @@ Then = Callable[[StepOutcome | None, BaseException | None, int | None], object]
 
 
 class EngineOwner:
-    """Loads an engine, hands it out, frees it."""
+    """Loads an engine, hands it out, frees it.
+
+    Attributes:
+        stepping: whether the lane is in a step of this engine right now.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class EngineOwner:
         self._closed = False
         self._loading: Loading | None = None
         self._engine: Engine | None = None
+        self.stepping = False
 
     async def open(
         self,
@@ -80,7 +85,11 @@ class EngineOwner:
         """
 
         def work(engine: Engine) -> tuple[StepOutcome, int | None]:
-            outcome = engine.step(plan)
+            self.stepping = True
+            try:
+                outcome = engine.step(plan)
+            finally:
+                self.stepping = False
             if follow is None:
                 return outcome, None
             return outcome, self._go_on(follow(outcome), follow, then)

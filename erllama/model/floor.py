@@ -16,8 +16,9 @@ from collections.abc import Callable
 from erllama.backend.base import Engine, Frame, SavedState, StepOutcome
 from erllama.clock import Clock
 from erllama.config import ContextConfig
-from erllama.errors import DecodeFailed, EngineCrashed, ErllamaError
+from erllama.errors import DecodeFailed, ErllamaError
 from erllama.model.cache_work import CacheWork
+from erllama.model.faults import note, told
 from erllama.model.gauges import Gauges
 from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.job import Job
@@ -120,6 +121,21 @@ class Floor:
         """Those, and those that are parked."""
         return [*self._jobs.values(), *self._parked]
 
+    def running(self) -> list[Job]:
+        """Those that have begun and need nobody to go on; those that wait for a reader do.
+
+        Before they count as waiting they are moved off their sequences, where that is possible.
+        """
+        interrupted = [job for job in self._waiting if job.generation is not None]
+        return [
+            *(job for job in self._parked if not job.paused),
+            *(job for job in self._jobs.values() if not job.paused or self._can_leave(job)),
+            *interrupted,
+        ]
+
+    def _can_leave(self, job: Job) -> bool:
+        return self._spilling.possible and not job.stays
+
     def entries(self) -> list[Entry]:
         """What the scheduler sees."""
         return [job.entry for job in self._jobs.values() if job.entry is not None]
@@ -202,13 +218,12 @@ class Floor:
 
     def _make_room(self, job: Job) -> None:
         """Take a sequence from one whose reader sleeps, or from one of a lower class."""
-        if not self._spilling.possible:
-            return
         weight = WEIGHTS[job.request.priority]
         lower = [
             other
             for other in self._jobs.values()
             if other.generation is not None
+            and self._can_leave(other)
             and (other.paused or (WEIGHTS[other.request.priority] < weight and _had_turn(other)))
         ]
         if lower:
@@ -295,8 +310,8 @@ class Floor:
         self, job: Job, entry: Entry, start: Restored, error: BaseException | None
     ) -> None:
         """The lane has put rows on a request's sequence, or not."""
-        if error is not None and not isinstance(error, DecodeFailed):
-            raise EngineCrashed(f"the engine failed: {error!r}") from error
+        if error is not None:
+            note("a state could not be restored, the prompt is computed instead", error)
         if self._holds(job) and job.entry is entry:
             self._generate(job, NOTHING if error is not None else start)
 
@@ -479,14 +494,20 @@ class Floor:
 
     def stalls(self, job: Job) -> None:
         """It has not made room for long: its sequence is for somebody else."""
-        if job.paused and self._holds(job) and self._spilling.possible:
+        if job.paused and self._holds(job) and self._can_leave(job):
             job.to_spill = True
+
+    def move_off_paused(self) -> None:
+        """Those that wait for their readers give up their sequences now."""
+        for job in self._jobs.values():
+            self.stalls(job)
 
     # Moving off and back
 
     def spill_what_must(self) -> None:
         """Begin to move off whoever is to go and is not in the step on its way."""
         for job in self.jobs():
+            job.to_spill = job.to_spill and not job.stays
             if job.to_spill and not self._stepper.computes(job):
                 self._move_off(job)
 
@@ -510,14 +531,21 @@ class Floor:
         if not self._holds(job) or job.entry is not entry or job.generation is None:
             return
         if saved is None:
-            if self.rebuilding:
-                self._end(job, error or DecodeFailed("the state could not be saved"))
-            else:
-                job.short = False
-                self._set_ready(job)
+            self._not_spilled(job, error or DecodeFailed("the state could not be saved"))
             return
         job.spilled = saved
         self._leave_for_a_while(job)
+
+    def _not_spilled(self, job: Job, error: BaseException) -> None:
+        """Its state cannot be taken off: it stays where it is, unless its context goes."""
+        note("the state of a request could not be moved off its sequence", error)
+        if self.rebuilding:
+            self._end(job, told(error))
+            return
+        job.stays = True
+        if not job.short or all(other.short for other in self._jobs.values()):
+            job.short = False
+            self._set_ready(job)
 
     def _leave_for_a_while(self, job: Job) -> None:
         """A request whose state was moved off waits for its reader, for cells, or for its turn."""
@@ -537,10 +565,12 @@ class Floor:
         """The lane has put a spilled state on a request's sequence, or not."""
         if not self._holds(job) or job.entry is not entry or job.generation is None:
             return
-        if error is not None:
-            if not isinstance(error, DecodeFailed):
-                raise EngineCrashed(f"the engine failed: {error!r}") from error
+        if isinstance(error, DecodeFailed):
             self._not_put_back(job, error)
+            return
+        if error is not None:  # what it had is gone: computed again it would not be bit-equal
+            note("the state of a request could not be put back", error)
+            self._end(job, told(error))
             return
         job.put_back_again = False
         job.spilled = None

@@ -24,6 +24,7 @@ class Gauges:
         self.pace = Pace()
         self.request_s = 1.0
         self.step_since: float | None = None
+        self.errand_since: float | None = None
         self.info: ModelInfo | None = None
         self.adapters: tuple[Adapter, ...] = ()
         self.adapters_ever = 0
@@ -31,7 +32,7 @@ class Gauges:
     def rest(self) -> None:
         """Nothing is computed and nothing waits: the actor has ended."""
         self.active = self.pending = self.sessions = 0
-        self.step_since = None
+        self.step_since = self.errand_since = None
         self.load_progress = 0.0
 
     def note_request(self, seconds: float) -> None:
@@ -40,6 +41,7 @@ class Gauges:
 
     def snapshot(self, now: float) -> ModelStatus:
         """A frozen copy; `now` on the actor's clock."""
+        since = [one for one in (self.step_since, self.errand_since) if one is not None]
         return ModelStatus(
             id=self.id,
             phase=self.phase,
@@ -50,5 +52,5 @@ class Gauges:
             restarts=self.restarts,
             decode_tokens_per_s=self.decode_rate,
             prefill_tokens_per_s=self.pace.prefill_rate,
-            heartbeat_age_s=0.0 if self.step_since is None else now - self.step_since,
+            heartbeat_age_s=now - min(since, default=now),
         )

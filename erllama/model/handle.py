@@ -376,8 +376,9 @@ class Model:
         await self._call(EndSession(session_id))
 
     async def evict(self) -> None:
-        """Wait until no request runs and all that was computed is in the cache.
+        """Wait until the requests that run now are over and what they computed is in the cache.
 
+        Streams that wait for their readers are not waited for: what they have so far is saved.
         Idle sessions give up their sequences.
         """
         await self._call(Evict())

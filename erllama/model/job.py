@@ -59,6 +59,7 @@ class Job:
         turn_from: tokens that it had computed when it got its sequence.
         to_spill: its sequence is wanted for somebody else.
         short: the cells of the context do not suffice for it beside the others.
+        stays: its state could not be taken off its sequence, which is not tried again.
         paused: its reader lags too far behind.
         checked: the model can compute it.
         scope: with whom it may share rows; the adapters in it are in force for it.
@@ -104,6 +105,7 @@ class Job:
         self.turn_from = 0
         self.to_spill = False
         self.short = False
+        self.stays = False
         self.paused = False
         self.checked = False
         self.scope = Scope(request.cache_salt)

@@ -62,6 +62,18 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAtErrands:
+    """Urgent: see whether the lane is at one thing between steps for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrandGiveUp:
+    """Urgent: what took too long between steps has had time to come back."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class LaneBack:
     """Urgent: the lane was given up and works again."""
 
@@ -165,7 +177,7 @@ class CachedPrefix:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Call: answered once everything that was computed is in the cache."""
+    """Call: answered once what was running is over, and in the cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from erllama.backend.base import Engine, Frame, SavedState
 from erllama.backend.workers import Workers
 from erllama.errors import EngineError
-from erllama.model.engine_owner import EngineOwner
+from erllama.model.errands import Errands
 from erllama.model.generation import Generation
 from erllama.model.job import Job
 from erllama.model.messages import PutBack, SpillDone, Unspilled
@@ -31,13 +31,13 @@ class Spilling:
     def __init__(
         self,
         *,
-        owner: EngineOwner,
+        errands: Errands,
         engine: Engine,
         readers: Workers,
         urgent: Callable[[object], bool],
         spawn: Callable[[Coroutine[Any, Any, Any], object], asyncio.Task[Any]],
     ) -> None:
-        self._owner = owner
+        self._errands = errands
         self._engine = engine
         self._readers = readers
         self._urgent = urgent
@@ -80,7 +80,7 @@ class Spilling:
             self._urgent(SpillDone(job, entry, saved, wrong))
 
         try:
-            self._owner.run(work, then)
+            self._errands.run("a save", work, then)
         except EngineError as down:
             then(None, down)
 
@@ -112,7 +112,8 @@ class Spilling:
             self._urgent(PutBack(job, entry, error))
             return
         try:
-            self._owner.run(
+            self._errands.run(
+                "a restore",
                 lambda engine: engine.restore(entry.seq, frame),
                 lambda _, wrong: self._urgent(PutBack(job, entry, wrong)),
             )

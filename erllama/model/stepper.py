@@ -23,6 +23,7 @@ from erllama.model.gauges import Gauges
 from erllama.model.job import Job
 from erllama.model.messages import GiveUp, StepDone, StepTooLong
 from erllama.model.scheduler import Decision
+from erllama.model.stacks import stacks
 from erllama.model.step import Chain
 
 log = logging.getLogger("erllama.model")
@@ -74,6 +75,7 @@ class Stepper:
         self._bound_s = bound_s
         self._numbers = 0
         self._watch: Timer | None = None
+        self._since = 0.0
         self.current: Step | None = None
 
     @property
@@ -147,19 +149,20 @@ class Stepper:
         """A bound has passed: abort the step if it is still the same one."""
         step = self.current
         self._watch = None
-        if step is None or self._gauges.step_since is None:
+        if step is None:
             return
-        age = self._clock.now() - self._gauges.step_since
+        age = self._clock.now() - self._since
         if step.number != number or age < self._bound_s:
             self._watch_for(self._bound_s - age)
             return
-        if not self._owner.computing():  # it waits for the lane; whose step is there has a watch
+        if not self._owner.stepping:  # it waits for the lane; what is there has a watch
+            self._since = self._clock.now()
             self._watch_for(self._bound_s)
             return
         log.error(
             "a step of the engine has taken %.3g s, over step_timeout_s; it is aborted\n%s",
             age,
-            _stacks(),
+            stacks(),
         )
         step.stuck = True
         self.abort()
@@ -180,7 +183,7 @@ class Stepper:
             self._engine.abort(step.number)
 
     def _beat(self) -> None:
-        self._gauges.step_since = self._clock.now()
+        self._since = self._gauges.step_since = self._clock.now()
         if self._watch is None:  # one timer for many steps: it looks at the clock when it fires
             self._watch_for(self._bound_s)
 
@@ -190,14 +193,3 @@ class Stepper:
         self._watch = self._clock.call_later(
             max(seconds, 0.001), lambda: self._urgent(StepTooLong(number))
         )
-
-
-def _stacks() -> str:
-    """Where all threads are."""
-    import faulthandler  # here, for nearly no program comes to need them
-    import tempfile
-
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()
