@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import llguidance
 import llguidance.numpy
@@ -19,10 +19,12 @@ import numpy as np
 from erllama.errors import InvalidGrammar
 from erllama.sampling.automaton import TokenBytes
 from erllama.sampling.chain import NothingToDraw
-from erllama.sampling.expressions import HEADER, limits, said
+from erllama.sampling.expressions import HEADER, lark, limits, place, said
 from erllama.sampling.json_schema import read_schema
 from erllama.sampling.plan import Grammar
 from erllama.sampling.running import Floats
+
+T = TypeVar("T")
 
 _STACK_BYTES = 64 << 20  # the compiler recurses along references
 _NO_UTF8 = b"\xff"  # begins what is no text for llguidance
@@ -45,7 +47,8 @@ class Guide:
         """
         source = _source(stage)
         matcher = _with_stack(
-            lambda: llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=limits())
+            stage,
+            lambda: llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=limits()),
         )
         if matcher.is_error():
             raise _invalid(stage, matcher.get_error())
@@ -124,7 +127,9 @@ def check_guided(stage: Grammar) -> None:
         InvalidGrammar: with the place.
     """
     source = _source(stage)
-    wrong = _with_stack(lambda: llguidance.LLMatcher.validate_grammar(source, limits=limits()))
+    wrong = _with_stack(
+        stage, lambda: llguidance.LLMatcher.validate_grammar(source, limits=limits())
+    )
     if wrong and not wrong.startswith("WARNING"):
         raise _invalid(stage, wrong)
 
@@ -133,25 +138,48 @@ def _source(stage: Grammar) -> str:
     if stage.kind == "json_schema":
         body = "%json " + json.dumps(read_schema(stage.text))
     else:
-        body = f"/{llguidance.regex_to_lark(stage.text, 'dw')}/"
+        body = f"/{_lark(stage)}/"
     return f"{HEADER}{body}\n"
+
+
+def _lark(stage: Grammar) -> str:
+    try:
+        return lark(stage.text)
+    except ValueError as wrong:
+        at = len(stage.text) - 1
+        raise InvalidGrammar(str(wrong), field="regex", text=stage.text, at=at) from None
 
 
 def _invalid(stage: Grammar, reason: str) -> InvalidGrammar:
     if stage.kind == "json_schema":
         return InvalidGrammar(said(reason), field="json_schema", path="")
-    return InvalidGrammar(said(reason), field="regex", text=stage.text, at=0)
+    at = place(reason, stage.text)
+    return InvalidGrammar(said(reason), field="regex", text=stage.text, at=at)
 
 
-def _with_stack(work: Any) -> Any:
-    """Do it on a thread with a large stack."""
-    results: list[Any] = []
+def _with_stack(stage: Grammar, work: Callable[[], T]) -> T:
+    """Do it on a thread with a large stack.
+
+    Raises:
+        InvalidGrammar: the library gave up in a way of its own, such as a panic.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # a panic is no Exception
+            errors.append(error)
+
     with _starting:
         before = threading.stack_size(_STACK_BYTES)
         try:
-            thread = threading.Thread(target=lambda: results.append(work()))
+            thread = threading.Thread(target=run)
             thread.start()
         finally:
             threading.stack_size(before)
     thread.join()
+    if errors:
+        raise _invalid(stage, f"cannot be compiled: {errors[0]}")
     return results[0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NoReturn, TypeAlias
@@ -25,6 +26,10 @@ from erllama.sampling.schema_text import parsed_schema
 MAX_LEVELS = 2_000
 MAX_ALTERNATIVES = 200
 MAX_MULTIPLE = 10_000
+MAX_MULTIPLES = 50_000
+MAX_MEETING = 12
+MAX_PATTERN_PROPERTIES = 100
+MAX_CONTAINERS = 1_000
 MAX_BOUND = 10**15
 MAX_COUNT = 100_000
 
@@ -92,6 +97,7 @@ class _Definition:
         self.schema: dict[str, Any] = {}
         self.levels = 1
         self.refers = False
+        self.meeting = 0  # patterns that its own value must match at once
         self.same: list[int] = []  # definitions that its own value must match as well
 
 
@@ -105,6 +111,10 @@ class _Reader:
         self._inside = 0  # steps from the value of the definition to that of the schema
         self._multiples: set[int] = set()
         self._combines = False
+        self._part = ""  # the name of the part of the value; "" is the definition's own
+        self._patterned: Counter[str] = Counter()  # by such names, wherever they are
+        self._of_parts: list[tuple[str, _Definition]] = []
+        self._pattern_properties = 0
 
     def read(self) -> dict[str, Any]:
         while self._todo:
@@ -152,17 +162,37 @@ class _Reader:
 
     def _child(self, schema: Any, path: str) -> Schema:
         """Of a part of the value."""
+        around, self._part = self._part, path.rpartition("/")[2]
         self._inside += 1
         read = self._schema(schema, path)
         self._inside -= 1
+        self._part = around
         return read
+
+    def _meets(self) -> None:
+        """Count a pattern of the part that is being read."""
+        if self._inside:
+            self._patterned[self._part] += 1
+        else:
+            self._now.meeting += 1
+
+    def _matched(self, part: Any, path: str, _: Any) -> dict[str, Any]:
+        self._meets()
+        return _pattern(part, path)
+
+    def _formatted(self, part: Any, path: str, _: Any) -> dict[str, Any]:
+        self._meets()
+        return _format(part, path)
 
     def _properties(self, part: Any, path: str, _: Any) -> dict[str, Any]:
         return {"properties": self._named(part, path)}
 
     def _patterns(self, part: Any, path: str, schema: Any) -> dict[str, Any]:
-        for pattern in _expect(part, dict, path, "an object of schemas"):
-            _pattern(pattern, _below(path, pattern), "")
+        if len(_expect(part, dict, path, "an object of schemas")) > MAX_PATTERN_PROPERTIES:
+            _fail(path, f"has {len(part):,} patterns; give at most {MAX_PATTERN_PROPERTIES}")
+        self._pattern_properties += len(part)
+        for pattern in part:
+            _pattern(pattern, _below(path, pattern))
         return {"patternProperties": self._named(part, path)}
 
     def _named(self, part: Any, path: str) -> dict[str, Any]:
@@ -230,7 +260,9 @@ class _Reader:
             self._definitions[pointer] = known
             self._todo.append(known)
         self._now.refers = True
-        if not self._inside:
+        if self._inside:
+            self._of_parts.append((self._part, known))
+        else:
             self._now.same.append(known.number)
         return {"$ref": f"#/$defs/{known.number}"}
 
@@ -267,6 +299,8 @@ class _Reader:
             _fail(path, "is empty, which matches nothing")
         for at, value in enumerate(part):
             _check_value(value, _below(path, at))
+        if sum(isinstance(value, list | dict) for value in part) > MAX_CONTAINERS:
+            _fail(path, f"has more than {MAX_CONTAINERS:,} objects and arrays; use fewer")
         return {"enum": part}
 
     def _required(self, part: Any, path: str, _: Any) -> dict[str, Any]:
@@ -318,11 +352,36 @@ class _Reader:
         for one in reversed(self._definitions.values()):
             if open_[one.number]:
                 _fail(one.path, "refers to itself for the same value, which never ends")
+        self._check_meeting(done)
+
+    def _check_meeting(self, order: list[int]) -> None:
+        """The compiler takes twice as long for each pattern more that a value must match.
+
+        Args:
+            order: the definitions, each behind those that its own value must match as well.
+        """
+        if not self._combines:
+            return
+        definitions = list(self._definitions.values())
+        for number in order:
+            one = definitions[number]
+            one.meeting += sum(definitions[other].meeting for other in one.same)
+            if one.meeting > MAX_MEETING:
+                _fail(one.path, _MEETING)
+        for part, definition in self._of_parts:
+            self._patterned[part] += definition.meeting
+        for part, count in self._patterned.items():
+            if count > MAX_MEETING:
+                _fail("", f"{part}: {_MEETING}")
+        if self._pattern_properties > MAX_PATTERN_PROPERTIES:
+            _fail("", f"has more than {MAX_PATTERN_PROPERTIES} patternProperties beside allOf")
 
     def _check_cost(self) -> None:
         referring = [one.levels + 1 for one in self._definitions.values() if one.refers]
         if sum(referring) > MAX_LEVELS:
             _fail("", f"its definitions have more than {MAX_LEVELS:,} levels together; use fewer")
+        if sum(self._multiples) > MAX_MULTIPLES:
+            _fail("", f"its multipleOf add up to more than {MAX_MULTIPLES:,}; use fewer")
         if self._combines and math.prod(self._multiples) > MAX_MULTIPLE:
             _fail("", "its multipleOf take too long to follow together; use fewer or smaller ones")
 
@@ -338,14 +397,14 @@ def _bounded(key: str) -> Reading:
     return lambda _, part, path, __: {key: _bound(part, path)}
 
 
-def _pattern(part: Any, path: str, _: Any) -> dict[str, Any]:
+def _pattern(part: Any, path: str) -> dict[str, Any]:
     wrong = pattern_error(_expect(part, str, path, "a regular expression"))
     if wrong:
         _fail(path, wrong)
     return {"pattern": part}
 
 
-def _format(part: Any, path: str, _: Any) -> dict[str, Any]:
+def _format(part: Any, path: str) -> dict[str, Any]:
     if part not in FORMATS:
         _fail(path, f"expected one of {', '.join(FORMATS)}; or use a pattern")
     return {"format": part}
@@ -421,8 +480,8 @@ _KEYWORDS: dict[str, Reading] = {
     "oneOf": _Reader._one,
     "$ref": _Reader._ref,
     "multipleOf": _Reader._multiple,
-    "pattern": lambda _, part, path, schema: _pattern(part, path, schema),
-    "format": lambda _, part, path, schema: _format(part, path, schema),
+    "pattern": _Reader._matched,
+    "format": _Reader._formatted,
     **{key: _counted(key) for key in ("minLength", "maxLength", "minItems", "maxItems")},
     "maxProperties": _counted("maxProperties"),
     **{
@@ -430,6 +489,10 @@ _KEYWORDS: dict[str, Reading] = {
     },
 }
 
+_MEETING = (
+    f"more than {MAX_MEETING} patterns and formats may have to hold at once beside allOf, anyOf or "
+    "$ref; use fewer"
+)
 _LOOKS_BACK = "cannot be followed while a text is written; leave it out and check the result"
 _REASONS = {
     **dict.fromkeys(("not", "if", "then", "else", "contains", "minContains"), _LOOKS_BACK),

@@ -43,42 +43,49 @@ def parsed_schema(text: str) -> Any:
 
 
 def _check_size(schema: object) -> None:
-    parts, room, todo = MAX_SCHEMA_PARTS, MAX_SCHEMA_CHARACTERS, [(schema, 0)]
-    while todo:
-        value, depth = todo.pop()
-        inside = _inside(value, parts)
-        room -= _characters(value)
-        parts -= 1
-        if parts < len(inside) or room < 0:
-            raise RequestError(
-                f"json_schema: has more than {MAX_SCHEMA_PARTS:,} parts or "
-                f"{MAX_SCHEMA_CHARACTERS:,} characters; make it smaller"
-            )
-        if inside and depth == MAX_SCHEMA_DEPTH:
+    """Look at each part once, and at none behind the bounds."""
+    parts, room = MAX_SCHEMA_PARTS, MAX_SCHEMA_CHARACTERS
+    level: list[Any] = [schema]
+    for depth in range(MAX_SCHEMA_DEPTH + 2):
+        if depth > MAX_SCHEMA_DEPTH and level:
             raise RequestError(f"json_schema: {_too_deep()}")
-        todo += [(part, depth + 1) for part in inside]
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                room -= _text(value)
+            elif isinstance(value, Mapping | list | tuple):
+                parts -= len(value) * (1 + isinstance(value, Mapping))
+                if parts >= 0:
+                    below += [*value, *value.values()] if isinstance(value, Mapping) else value
+            elif value is not None and not isinstance(value, bool):
+                room -= _digits(value)
+            if parts <= 0 or room < 0:
+                raise RequestError(
+                    f"json_schema: has more than {MAX_SCHEMA_PARTS:,} parts or "
+                    f"{MAX_SCHEMA_CHARACTERS:,} characters; make it smaller"
+                )
+        level = below
 
 
-def _inside(value: object, most: int) -> list[Any]:
-    if isinstance(value, Mapping):
-        return [*value, *value.values()] if len(value) <= most else [None] * (most + 1)
-    if isinstance(value, list | tuple):
-        return list(value) if len(value) <= most else [None] * (most + 1)
-    return []
+def _text(value: str) -> int:
+    """How many characters it has."""
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise RequestError("json_schema: has half of a surrogate pair; remove it")
+    return len(value)
 
 
-def _characters(value: object) -> int:
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise RequestError("json_schema: has half of a surrogate pair; remove it")
-        return len(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RequestError(f"json_schema: {value} is no number of JSON; leave it out")
-    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+def _digits(value: object) -> int:
+    """About how many a number has."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RequestError(f"json_schema: {value} is no number of JSON; leave it out")
+    elif not isinstance(value, int):
+        raise RequestError(f"json_schema: has a {type(value).__name__}, which JSON does not have")
+    elif value.bit_length() > _MAX_BITS:
         raise RequestError(f"json_schema: an integer of more than {_MAX_BITS:,} bits; shorten it")
-    if value is None or isinstance(value, bool | int | float | Mapping | list | tuple):
-        return 1
-    raise RequestError(f"json_schema: has a {type(value).__name__}, which JSON does not have")
+    else:
+        return value.bit_length() // 3
+    return 1
 
 
 def _too_deep() -> str:

@@ -189,14 +189,45 @@ def test_a_ban_from_elsewhere_stays(guide: Guide) -> None:
     assert np.flatnonzero(logits == 0).tolist() == [ord("b")]
 
 
-@pytest.mark.parametrize(
-    ("expression", "said"),
-    [("(a", "unclosed group"), ("(?=a)b", "look-around"), ("[z-a]", "invalid character class")],
-)
-def test_a_wrong_expression_is_refused(expression: str, said: str, guide: Guide) -> None:
-    with pytest.raises(InvalidGrammar, match=f"regex: line 1, column 1: .*{said}") as refused:
+WRONG = [
+    ("(a", 1, 1, "unclosed group"),
+    ("(?=a)b", 1, 1, "look-around"),
+    ("[z-a]", 1, 2, "invalid character class"),
+    (r"\d\w/+(a)\1", 1, 10, "backreferences are not supported"),
+    ("a\n\n b)", 3, 3, "unopened group"),
+    ("é\x00(", 1, 3, "unclosed group"),
+    ("ab\\", 1, 3, "a backslash with nothing behind it"),
+    ("(" * 4_990 + "a" + ")" * 4_990, 1, 251, "nested parentheses"),
+    (r"[^\s\S]", 1, 1, "no text can match"),
+    ("(a?b?c?)*" * 1_100, 1, 1, "too complicated"),
+]
+
+
+@pytest.mark.parametrize(("expression", "line", "column", "said"), WRONG)
+def test_a_wrong_expression_is_refused_at_the_place(
+    expression: str, line: int, column: int, said: str, guide: Guide
+) -> None:
+    with pytest.raises(
+        InvalidGrammar, match=f"regex: line {line}, column {column}: .*{said}"
+    ) as no:
         begun(guide, "regex", expression)
-    assert "llguidance" not in str(refused.value)
+    assert (no.value.line, no.value.column) == (line, column)
+    assert "llguidance" not in str(no.value)
+    assert len(str(no.value)) < 400
+
+
+def test_when_the_library_breaks_down_the_request_is_refused(
+    guide: Guide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panic(BaseException):
+        pass
+
+    def broken(*_: object, **__: object) -> None:
+        raise Panic("index out of bounds")
+
+    monkeypatch.setattr(llguidance, "LLMatcher", broken)
+    with pytest.raises(InvalidGrammar, match=r"regex: .*compiled: index out of bounds"):
+        begun(guide, "regex", "a")
 
 
 def test_what_takes_too_long_to_follow_fails_its_own_text(

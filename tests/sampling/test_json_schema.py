@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -79,6 +80,16 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"type": "integer", "minimum": 3, "maximum": 2}, "", "minimum"),
     ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "", "incompatible"),
     ({"patternProperties": {"^a": {"const": 1}, "b$": {"const": 2}}}, "", "not disjoint"),
+    (
+        {"patternProperties": {f"^{n}$": {} for n in range(101)}},
+        "/patternProperties",
+        "at most 100",
+    ),
+    ({"enum": [[n] for n in range(1_001)]}, "/enum", "more than 1,000 objects and arrays"),
+    ({"prefixItems": [{"multipleOf": n} for n in range(9_000, 9_006)]}, "", "add up to more than"),
+    ({"pattern": "(" * 9_000 + ")" * 9_000}, "/pattern", "nested parentheses"),
+    ({"$ref": "http://127.0.0.1:1/schema.json"}, "/$ref", "only a pointer"),
+    ({"$ref": "file:///etc/hosts"}, "/$ref", "only a pointer"),
 ]
 
 
@@ -200,3 +211,48 @@ def test_schemas_are_apart_only_if_no_value_matches_both(one: Any, other: Any, a
 
     assert disjoint(one, other, resolve) is apart
     assert disjoint(other, one, resolve) is apart
+
+
+def alike(number: int) -> dict[str, Any]:
+    return {"pattern": f"a.*{number}"}
+
+
+MEETING: dict[str, Callable[[int], dict[str, Any]]] = {
+    "in allOf": lambda n: {"allOf": [alike(one) for one in range(n)]},
+    "of a property": lambda n: {
+        "allOf": [{"properties": {"a": alike(one)}} for one in range(n)],
+    },
+    "by references": lambda n: {
+        "allOf": [{"$ref": f"#/$defs/{one}"} for one in range(n)],
+        "$defs": {str(one): alike(one) for one in range(n)},
+    },
+    "of a property by references": lambda n: {
+        "allOf": [{"properties": {"a": {"$ref": f"#/$defs/{one}"}}} for one in range(n)],
+        "$defs": {str(one): alike(one) for one in range(n)},
+    },
+}
+
+
+@pytest.mark.parametrize("name", MEETING)
+def test_many_patterns_of_one_value_are_refused(name: str) -> None:
+    """Each doubles the time that the compiler takes."""
+    read_schema(json.dumps(MEETING[name](12)))
+    with pytest.raises(InvalidGrammar, match="more than 12 patterns and formats may have to hold"):
+        read_schema(json.dumps(MEETING[name](13)))
+
+
+def test_many_patterns_of_different_values_are_not() -> None:
+    each = {f"p{n}": {"$ref": f"#/$defs/{n}"} for n in range(40)}
+    read_schema(
+        json.dumps(
+            {
+                "allOf": [{"type": "object", "properties": each}],
+                "$defs": {str(n): alike(n) for n in range(40)},
+            }
+        )
+    )
+
+
+def test_a_definition_without_an_end_may_be_written_on_and_on() -> None:
+    endless = {"type": "array", "items": {"$ref": "#"}, "minItems": 1}
+    check_structure(Grammar(json.dumps(endless), "json_schema"))
