@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import math
-import pathlib
 from typing import Any
 
 import pytest
@@ -82,14 +84,17 @@ FIGURES = {
 }
 
 
-@pytest.fixture
-def report_of(tmp_path: pathlib.Path) -> Any:
-    """Runs a benchmark quickly; gives its report."""
+@pytest.fixture(scope="module")
+def report_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs a benchmark quickly, once; gives its report, and what it printed as `printed`."""
+    folder = tmp_path_factory.mktemp("reports")
 
+    @functools.cache
     def run(name: str) -> Any:
-        file = tmp_path / "report.json"
-        assert main([name, "--quick", "--no-peers", "--json", str(file)]) == 0
-        return json.loads(file.read_text())
+        file = folder / f"{name}.json"
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main([name, "--quick", "--no-peers", "--json", str(file)]) == 0
+        return {**json.loads(file.read_text()), "printed": printed.getvalue()}
 
     return run
 
@@ -152,12 +157,11 @@ def test_a_soak_cancels_requests_loses_no_sequence_and_sees_no_error(report_of: 
     assert errors["detail"]["cancelled"] > 0
 
 
-def test_a_peer_that_is_not_wanted_is_left_out_and_said_to_be(
-    report_of: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (figure,) = report_of("shared_prefix")["figures"]
+def test_a_peer_that_is_not_wanted_is_left_out_and_said_to_be(report_of: Any) -> None:
+    report = report_of("shared_prefix")
+    (figure,) = report["figures"]
     assert "server_s" not in figure["detail"]
-    assert "llama-server: not built" in capsys.readouterr().out
+    assert "llama-server: not built" in report["printed"]
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(
