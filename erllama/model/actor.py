@@ -105,7 +105,7 @@ from erllama.model.messages import (
     Unspilled,
     WaitedEnough,
 )
-from erllama.model.request import check_tokens
+from erllama.model.request import check_tokens, make_request
 from erllama.model.scheduler import Decode, Scheduler, Slice, groups
 from erllama.model.scope import Scope
 from erllama.model.sessions import Sessions
@@ -204,6 +204,8 @@ class ModelActor(StateMachine):
 
     async def _open(self) -> tuple[Engine, str]:
         spec = self._spec
+        # the first request of a process would pay for this: how requests are checked is worked out
+        await asyncio.to_thread(make_request, {})
         opened = await self._owner.open(spec.backend, spec.path, spec.model, spec.context)
         await self._adapters.load_again()
         return opened
