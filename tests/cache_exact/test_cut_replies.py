@@ -16,6 +16,7 @@ CHAINS: dict[str, dict[str, Any]] = {
     "mirostat 1": {"temperature": 1.2, "seed": 5, "mirostat": 1, "mirostat_eta": 0.5},
     "mirostat 2": {"temperature": 1.2, "seed": 6, "mirostat": 2, "mirostat_eta": 0.5},
     "grammar": {"temperature": 1.2, "seed": 7, "grammar": COUNTED, "ignore_eos": True},
+    "regex": {"temperature": 1.2, "seed": 8, "regex": "([a-z]{4}-[0-9]{3},)+", "ignore_eos": True},
 }
 
 

@@ -14,6 +14,11 @@ GRAMMARS = (
     r'root ::= ("<" word ">")+' + "\n" + "word ::= [a-z ]{2,9}",
     'root ::= "[" item ("," item)*\nitem ::= [0-9]{4} | "[" item "]" | "\\"" [^"]{5} "\\""',
 )
+STRUCTURES: tuple[dict[str, Any], ...] = (
+    *({"grammar": grammar} for grammar in GRAMMARS),
+    {"regex": "([a-z]{3}-[0-9]{2},)+"},
+    {"json_schema": {"type": "array", "minItems": 60, "items": {"enum": ["cat", "dog", 712]}}},
+)
 
 
 class Said(TypedDict):
@@ -72,7 +77,7 @@ def _options(number: int, source: random.Random) -> dict[str, Any]:
         "logprobs": maybe(0.2, 2, None),
     }
     if number % 2:
-        options["grammar"] = GRAMMARS[number // 2 % len(GRAMMARS)]
+        options |= STRUCTURES[number // 2 % len(STRUCTURES)]
     return options
 
 
