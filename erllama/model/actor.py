@@ -143,7 +143,7 @@ class ModelSpec:
     policy: CachePolicy
     gauges: Gauges
     crashes: Intensity
-    signing_key: str | None = None
+    signing_key: str | None = field(default=None, repr=False)
     starts: int = field(default=0)
     chats: ChatMemory = field(default_factory=ChatMemory)
 
