@@ -43,6 +43,16 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, metaclass=_CheckedMeta)
     """
 
     error: ClassVar[type[Exception]] = ConfigError
+    secret: ClassVar[tuple[str, ...]] = ()
+    """Fields whose values nobody is shown."""
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={self._shown(name)}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name)
+        return "…" if name in self.secret and value is not None else repr(value)
 
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in self.__struct_fields__}
@@ -61,7 +71,8 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, metaclass=_CheckedMeta)
         expected = _expectation(type(self), name, message[: where.start()])
         meaning = describe(type(self)).get(name, "")
         option = f"{type(self).__name__}.{name}"
-        return self.error(f"{option}: {expected}, got {_short(values[name])}. {meaning}".strip())
+        got = "another value" if name in self.secret else _short(values[name])
+        return self.error(f"{option}: {expected}, got {got}. {meaning}".strip())
 
 
 def describe(struct: type[Checked]) -> dict[str, str]:

@@ -6,7 +6,7 @@ Each field says its meaning, unit and limits once, in its annotation; a value ou
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -251,6 +251,8 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
 
 class RuntimeConfig(Checked, frozen=True, kw_only=True):
     """What all models of a runtime share."""
+
+    secret: ClassVar[tuple[str, ...]] = ("signing_key",)
 
     cache_dir: Annotated[
         Annotated[str, Meta(min_length=1)] | None,

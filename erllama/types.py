@@ -72,7 +72,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     `tokens` are the sampled ones, an end-of-generation token included; `context_tokens` is the
     prompt plus `tokens`. `seed` is the one that was used, so that a run can be repeated.
     `finish_key` as `parent_key` with `context_tokens`, and anything behind it, as the prompt
-    resumes exactly here; None if nothing was saved. `stop_sequence` is the one that ended the
+    resumes exactly here; None if there is nothing to resume: no row was saved, and mirostat and
+    grammars, whose state goes with it, were not used. `stop_sequence` is the one that ended the
     text, which does not show it; `tokens` has its tokens.
 
     `text` is what lies outside of thinking and of tool calls, in requests where these are

@@ -325,12 +325,14 @@ class EmbedPlan(msgspec.Struct, frozen=True, kw_only=True):
         pos: where the part lies in its input: behind the part of the latest call. 0: what was
             begun is forgotten.
         more: the input goes on behind this part, and there is no vector yet.
+        adapters: in force for all of it.
     """
 
     number: int
     inputs: tuple[array.array[int], ...]
     pos: int = 0
     more: bool = False
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 class EmbedOutcome(msgspec.Struct, frozen=True, kw_only=True):

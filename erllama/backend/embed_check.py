@@ -6,9 +6,10 @@ sequence id out of range; a position past a model's learned ones reads beyond it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from erllama.backend.base import EmbedCapabilities, EmbedPlan
+from erllama.backend.plan_check import check_adapters
 from erllama.errors import DecodeFailed, NotSupported
 
 
@@ -18,12 +19,14 @@ def check_embed(
     can: EmbedCapabilities | None,
     n_vocab: int,
     held: int,
+    adapters: Container[int] = (),
     largest: Callable[[Sequence[int]], tuple[int, int]] = lambda ids: (min(ids), max(ids)),
 ) -> EmbedCapabilities:
     """Refuse a plan that breaks a rule; returns what the engine can.
 
     Args:
         held: tokens of an input that was begun, and is not complete.
+        adapters: the numbers of those that are loaded.
         largest: least and greatest of some ids; an engine may bring a faster one.
 
     Raises:
@@ -35,6 +38,7 @@ def check_embed(
     if not 1 <= len(plan.inputs) <= can.n_inputs:
         raise DecodeFailed(f"{len(plan.inputs)} inputs in a call; 1 to {can.n_inputs} are possible")
     _check_parts(plan, can, held)
+    check_adapters(plan.adapters, adapters)
     if sum(map(len, plan.inputs)) > can.n_rows:
         raise DecodeFailed(f"{sum(map(len, plan.inputs))} rows in a call; {can.n_rows} fit")
     for tokens in plan.inputs:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from erllama.backend.base import Begin, Buffer, Capabilities, Draw, StepPlan
+from erllama.backend.base import AdapterUse, Begin, Buffer, Capabilities, Draw, StepPlan
 from erllama.errors import DecodeFailed
 
 _SEED_END = 2**32 - 1  # LLAMA_DEFAULT_SEED, llama.cpp's word for "any seed"
@@ -71,7 +71,7 @@ def check_plan(
         _check_ids(largest(tokens), n_vocab)
         _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
     _check_rows(plan, capabilities.n_batch)
-    _check_adapters(plan, adapters)
+    check_adapters(plan.adapters, adapters)
     begun = {begin.seq for begin in plan.begin}
     computed = with_logits(plan)
     for draw in plan.draws:
@@ -145,8 +145,16 @@ def _check_rows(plan: StepPlan, n_batch: int) -> None:
         raise DecodeFailed("two decode rows of one sequence in a step")
 
 
-def _check_adapters(plan: StepPlan, known: Container[int]) -> None:
-    for use in plan.adapters:
+def check_adapters(uses: Sequence[AdapterUse], known: Container[int]) -> None:
+    """Refuse adapters that are not loaded.
+
+    Args:
+        known: the numbers of those that are.
+
+    Raises:
+        DecodeFailed: names the first.
+    """
+    for use in uses:
         if use.id not in known:
             raise DecodeFailed(f"adapter {use.id} is not loaded")
         if not math.isfinite(use.scale):

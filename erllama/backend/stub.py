@@ -226,7 +226,13 @@ class StubEngine:
         started = time.perf_counter_ns()
         if self.closed:
             raise DecodeFailed("the engine is closed")
-        can = check_embed(plan, can=self.capabilities.embed, n_vocab=N_VOCAB, held=len(self._input))
+        can = check_embed(
+            plan,
+            can=self.capabilities.embed,
+            n_vocab=N_VOCAB,
+            held=len(self._input),
+            adapters=self._adapters,
+        )
         aborted = self._embed_aborts.enter(plan.number)
         if self._backend.on_embed is not None:
             self._backend.on_embed(plan)
@@ -240,7 +246,9 @@ class StubEngine:
         return EmbedOutcome(
             number=plan.number,
             status="done",
-            vectors=() if plan.more else tuple(_vector(tokens, can.n_out) for tokens in inputs),
+            vectors=()
+            if plan.more
+            else tuple(_vector(tokens, can.n_out, plan.adapters) for tokens in inputs),
             elapsed_ns=time.perf_counter_ns() - started,
         )
 
@@ -425,10 +433,7 @@ class StubEngine:
 
     def _key(self, tokens: Sequence[int]) -> bytes:
         """The hash of the tokens and of what is in force."""
-        digest = _digest(tokens)
-        for use in self._in_force:
-            digest = hashlib.sha256(digest + repr((use.sha256, use.scale)).encode()).digest()
-        return digest
+        return _digest(tokens, self._in_force)
 
 
 def _embed_capabilities(context: ContextConfig) -> EmbedCapabilities:
@@ -444,13 +449,17 @@ def _embed_capabilities(context: ContextConfig) -> EmbedCapabilities:
     )
 
 
-def _vector(tokens: Sequence[int], n: int) -> bytes:
-    """The first bytes of the hash of the tokens, from -1 to 1, in float32."""
-    return array.array("f", [byte / 127.5 - 1 for byte in _digest(tokens)[:n]]).tobytes()
+def _vector(tokens: Sequence[int], n: int, adapters: Sequence[AdapterUse]) -> bytes:
+    """The first bytes of the hash of tokens and adapters, from -1 to 1, in float32."""
+    hashed = _digest(tokens, adapters)
+    return array.array("f", [byte / 127.5 - 1 for byte in hashed[:n]]).tobytes()
 
 
-def _digest(tokens: Sequence[int]) -> bytes:
-    return hashlib.sha256(token_array(tokens).tobytes()).digest()
+def _digest(tokens: Sequence[int], adapters: Sequence[AdapterUse] = ()) -> bytes:
+    digest = hashlib.sha256(token_array(tokens).tobytes()).digest()
+    for use in adapters:
+        digest = hashlib.sha256(digest + repr((use.sha256, use.scale)).encode()).digest()
+    return digest
 
 
 def _letter(key: bytes) -> int:

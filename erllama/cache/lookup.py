@@ -40,6 +40,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         snapshots: the model's state cannot be cut: a prompt begins at a snapshot or at 0.
         resume: key of the row to go on from, if `tokens` begin with that row's; then rows are
             taken as the stream had them that made it.
+        sampled: behind that row, which may be a pure one then, its stream sampled the next token,
+            which is to be computed by itself as it would have been.
         block_tokens, granule: of the chain and of the exact-slicing rule.
     """
 
@@ -49,6 +51,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = False
     snapshots: bool = False
     resume: bytes | None = None
+    sampled: bool = False
     block_tokens: int = BLOCK_TOKENS
     granule: int = GRANULE
 
@@ -230,21 +233,22 @@ class _Search:
 
         Its mixed rows are taken first, those of the same stream before others; before the place
         where its prompt ended, pure ones. A key that is not this prompt's is not heeded; nor is
-        one whose row is pure, because then the longest prefix is what there is to go on from.
+        one whose row is pure, unless a token was sampled behind it: otherwise the longest prefix
+        is what there is to go on from.
         """
         node = self._nodes.get(key)
         if node is None or node.end >= self._total or self._key_at(node.end) != key:
             return None
-        mixed = [
+        ends = [
             row
             for row in node.rows()
-            if not row.flags & PURE
+            if bool(row.flags & PURE) == self._query.sampled
             and (row.flags & FORM_MASK == SNAPSHOT) == self._query.snapshots
             and row.threads in (0, self._query.threads)
         ]
-        if not mixed:
+        if not ends:
             return None
-        self._boundary = mixed[0].pure_end
+        self._boundary = ends[0].pure_end
         if self._query.snapshots:
             hit = self._at_snapshot(node, False)
         else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ class ModelSpec:
     policy: CachePolicy
     gauges: Gauges
     crashes: Intensity
-    signing_key: str | None = None
+    signing_key: str | None = field(default=None, repr=False)
     starts: int = field(default=0)
     chats: ChatMemory = field(default_factory=ChatMemory)
 
@@ -450,6 +451,7 @@ class ModelActor(StateMachine):
                 self._adapters.set_scale(number, scale)
                 reply.send(None)
             case Call(Embed(job), reply):
+                job.adapters = self._adapters.in_force
                 self._loaded_here.embeddings.take(job, reply)
             case Call(AwaitReady()):
                 return self._gauges.info
@@ -631,7 +633,9 @@ class ModelActor(StateMachine):
         here.floor.spill_what_must()  # before the next step, which would compute it again
         self._next_step(here)
         if here.stepper.current is None:
-            self._adapters.free_unused(self._jobs())
+            embedding = (job.adapters for job in here.embeddings.jobs)
+            computing = (job.scope.adapters for job in self._jobs())
+            self._adapters.free_unused(itertools.chain(embedding, computing))
         if self._evictions:
             self._evict(here)
         self._gauges.active = len(here.floor)

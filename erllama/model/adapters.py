@@ -20,7 +20,6 @@ from erllama.backend.workers import Workers
 from erllama.errors import ModelLoadError, NotSupported, RequestError
 from erllama.model.engine_owner import EngineOwner
 from erllama.model.gauges import Gauges
-from erllama.model.job import Job
 from erllama.types import Adapter
 
 MOST = 32
@@ -108,11 +107,15 @@ class ModelAdapters:
             for one in self._gauges.adapters
         )
 
-    def free_unused(self, jobs: Iterable[Job]) -> None:
-        """Free the unloaded ones that none of these requests has. Between two steps only."""
+    def free_unused(self, had: Iterable[tuple[AdapterUse, ...]]) -> None:
+        """Free the unloaded ones that no request has. Between two steps only.
+
+        Args:
+            had: of each request what it has.
+        """
         if not self._retired:
             return
-        used = {use.id for job in jobs for use in job.scope.adapters}
+        used = {use.id for uses in had for use in uses}
         for number in sorted(self._retired - used):
             self._retired.discard(number)
             self._owner.run(

@@ -47,6 +47,7 @@ from erllama.model.messages import (
     Saving,
     WaitedEnough,
 )
+from erllama.model.resume import Cut, join_key
 from erllama.model.slicing import common_prefix
 
 _HOT = 2  # uses after which a row of a file is kept in memory too
@@ -170,14 +171,29 @@ class CacheWork:
             job.known = self._kept, 0 if hit is None else hit.tokens
         return job.known[1]
 
-    def find(self, job: Job, resume: str | None) -> Hit | None:
-        """What the cache has of a prompt, if reading it is worth it."""
+    def find(self, job: Job, resume: str | None, *, bare: bool = False) -> Hit | None:
+        """What the cache has of a prompt, if reading it is worth it.
+
+        Args:
+            resume: key of the row that a reply ended with.
+            bare: only its first token was sampled, and none computed.
+        """
         tokens = job.tokens
         if tokens is None or not self.cache.enabled:
             return None
         if job.verify_from is not None:
             tokens = tokens[: job.verify_from]
-        return self.cache.find(tokens, scope=job.scope, exact=self.exact(job), resume=resume)
+        return self.cache.find(
+            tokens, scope=job.scope, exact=self.exact(job), resume=resume, sampled=bare
+        )
+
+    def goes_on(self, job: Job, row: str, cut: Cut) -> bool:
+        """Whether a request goes on in the reply that was cut so, behind the row of this key."""
+        tokens = job.tokens
+        if tokens is None or not job.goes_on_in(cut):
+            return False
+        # its last token was computed only if the step that did so had to be given up
+        return row in (self.cache.key(part, job.scope) for part in (tokens[:-1], tokens))
 
     def exact(self, job: Job) -> bool:
         """Whether only rows that a cold run would make are good enough."""
@@ -280,8 +296,11 @@ class CacheWork:
         if not self.cache.enabled or not generation.position or generation.keep_end is not None:
             return
         self._save(job, generation, reason, None)
-        if generation.stored >= generation.position >= self.cache.policy.min_tokens:
-            generation.finish_key = self.cache.key(generation.computed_tokens, job.scope)
+        cut = generation.cut
+        kept = generation.stored >= generation.position >= self.cache.policy.min_tokens
+        if kept or (cut is not None and cut.ruled):
+            row = self.cache.key(generation.computed_tokens, job.scope)
+            generation.finish_key = join_key(row, cut)
 
     async def hand_over(self) -> None:
         """Wait until what was being saved is in the arbiter's hands: the model is ending.

@@ -118,9 +118,15 @@ class ModelCache:
     # Reading
 
     def find(
-        self, tokens: array.array[int], *, scope: Scope, exact: bool, resume: str | None
+        self,
+        tokens: array.array[int],
+        *,
+        scope: Scope,
+        exact: bool,
+        resume: str | None,
+        sampled: bool = False,
     ) -> Hit | None:
-        """The rows that a prompt can begin with."""
+        """The rows that a prompt can begin with; the arguments are those of `Query`."""
         if not self.enabled:
             return None
         query = Query(
@@ -130,6 +136,7 @@ class ModelCache:
             exact=exact,
             snapshots=self.snapshots,
             resume=bytes.fromhex(resume) if resume else None,
+            sampled=sampled,
             block_tokens=self.policy.block_tokens,
             granule=self._granule,
         )
@@ -222,7 +229,7 @@ class ModelCache:
             self.count("saves_dropped", len(rows))
 
     def key(self, tokens: Sequence[int], scope: Scope) -> str:
-        """The key that stands for `tokens`, in hex: a `finish_key`."""
+        """The key that stands for `tokens`, in hex: what a `finish_key` begins with."""
         return chain_key(self.namespace(scope), tokens, self.policy.block_tokens).hex()
 
     def _meta(

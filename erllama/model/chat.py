@@ -5,12 +5,13 @@ from __future__ import annotations
 import array
 import asyncio
 import datetime
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from erllama.errors import NotSupported
-from erllama.model.chat_memory import ChatMemory, Known, joined, spelled_alike
+from erllama.model.chat_memory import ChatMemory, Known, joined
 from erllama.model.job import Job
 from erllama.model.markers import THINKING
 from erllama.model.request import Request
@@ -20,6 +21,9 @@ from erllama.types import Completion, ModelInfo
 Messages = Sequence[Mapping[str, Any]]
 Tokenizer = Callable[[str, bool], Awaitable[list[int]]]
 """Ids of a text; with the tokens that begin or end one, or without."""
+Detokenizer = Callable[[list[int]], Awaitable[str]]
+
+_ANCHORS = ("\n", ".", "a")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,25 @@ async def tokenize_whole(info: ModelInfo, text: str, tokenize: Tokenizer) -> lis
     return await tokenize(text, not begun)
 
 
+async def tokenize_behind(
+    text: str, tokenize: Tokenizer, detokenize: Detokenizer
+) -> list[int] | None:
+    """Ids of a text that stands behind another one; None: they cannot be had.
+
+    SentencePiece vocabularies put a space before whatever they are given first, and leave it out
+    again when that is turned into text. Then something is put before it, and its ids taken away.
+    """
+    ids = await tokenize(text, False) if text else []
+    if not ids or (await detokenize(ids * 2))[len(await detokenize(ids)) :] == text:
+        return ids
+    for anchor in _ANCHORS:
+        first = await tokenize(anchor, False)
+        ids = await tokenize(anchor + text, False)
+        if first and ids[: len(first)] == first:  # else the two are spelled in one
+            return ids[len(first) :]
+    return None
+
+
 def with_thinking(
     request: Request, variables: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
@@ -99,15 +122,14 @@ async def chat_prompt(
     *,
     salt: str,
     tokenize: Tokenizer,
-    detokenize: Callable[[list[int]], Awaitable[str]],
+    detokenize: Detokenizer,
 ) -> ChatPrompt:
     """The prompt of a rendered chat, with the ids that its earlier turns had."""
     begin = info.thinking_markers[:1]
     inside = THINKING if begin and text.rstrip().endswith(begin) else None
     for known in (await asyncio.to_thread(memory.begins, salt, text))[:1]:
-        rest = text[len(known.text) :]
-        ids = await tokenize(rest, False) if rest else []
-        if not ids or spelled_alike(await detokenize(ids[:1] * 2), rest):
+        ids = await tokenize_behind(text[len(known.text) :], tokenize, detokenize)
+        if ids is not None:
             return ChatPrompt(text, joined(known, ids), known.finish_key, inside)
     whole = array.array("i", await tokenize_whole(info, text, tokenize))
     return ChatPrompt(text, whole, None, inside)
@@ -120,12 +142,18 @@ def remember(
     if reply.cancelled() or reply.exception() is not None or job.generation is None:
         return
     done, salt = reply.result(), job.request.cache_salt
-    memory.add(salt, Known(prompt.text, prompt.tokens))
+    raw, ends = job.generation.reply.raw, [0, *job.generation.reply.ends]
+    n = len(done.tokens)
     if done.finish_reason == "cancelled":  # its last character may be half there
-        return
-    ended = done.finish_reason == "stop" and done.stop_sequence is None
-    # the template writes the token that ends a turn
-    said = done.tokens[:-1] if ended else done.tokens
-    text = prompt.text + "".join(job.generation.reply.raw)
-    known = prompt.tokens + array.array("i", said)
-    memory.add(salt, Known(text, known, done.finish_key))
+        n = bisect_left(ends, ends[-1])
+    elif done.finish_reason == "stop" and done.stop_sequence is None:
+        n -= 1  # the template writes the token that ends a turn
+    memory.add(
+        salt,
+        Known(
+            prompt.text + "".join(raw[:n]),
+            prompt.tokens + array.array("i", done.tokens[:n]),
+            done.finish_key,
+            array.array("q", (len(prompt.text) + end for end in ends[: n + 1])),
+        ),
+    )

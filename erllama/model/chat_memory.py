@@ -1,13 +1,14 @@
 """The token ids of recent chats, so that a chat goes on with the very tokens that it had. Pure.
 
 A model may spell a text otherwise than a tokenizer would, and then the next turn, tokenized as a
-whole, would differ from what the cache holds. So where the text of a chat begins with the text of
-an earlier one, its ids are taken over, and only the rest is tokenized.
+whole, would differ from what the cache holds. So where the text of a chat begins as that of an
+earlier one, its ids are taken over as far as they go, and only the rest is tokenized.
 """
 
 from __future__ import annotations
 
 import array
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +23,27 @@ class Known:
 
     Attributes:
         finish_key: names its state in the cache.
+        ends: where it can be cut, as a program may trim what the model said, or a template may:
+            how many characters come before the first token of its reply, and before each next
+            one, in rising order. Behind one that ends within a character, as many as before it.
     """
 
     text: str
     tokens: array.array[int]
     finish_key: str | None = None
+    ends: Sequence[int] = ()
+
+    def shared(self, text: str) -> Known | None:
+        """As much of it as `text` begins with; None: not even what it began with."""
+        if text.startswith(self.text):
+            return self
+        at = bisect_right(self.ends, _alike(self.text, text)) - 1
+        if at < 0:
+            return None
+        end = self.ends[at]
+        # of those that end there, the first: behind it come halves of characters, or nothing
+        cut = len(self.tokens) - len(self.ends) + 1 + bisect_left(self.ends, end)
+        return Known(self.text[:end], self.tokens[:cut])
 
 
 class ChatMemory:
@@ -45,22 +62,22 @@ class ChatMemory:
             self._characters -= len(old.text)
 
     def begins(self, salt: str, text: str) -> list[Known]:
-        """The texts that `text` begins with, the longest first."""
-        found = [one for own, one in tuple(self._known) if own == salt]
-        found = [one for one in found if text.startswith(one.text)]
-        return sorted(found, key=lambda one: len(one.text), reverse=True)
+        """What is known of how `text` begins, the longest first."""
+        known = (one.shared(text) for own, one in tuple(self._known) if own == salt)
+        found = [one for one in known if one is not None]
+        return sorted(found, key=lambda one: (len(one.text), one.finish_key is not None))[::-1]
 
 
-def spelled_alike(twice: str, rest: str) -> bool:
-    """Whether a text tokenized by itself begins as it would behind another one.
-
-    Some vocabularies put a space before whatever they are given first.
-
-    Args:
-        twice: the text of the first of its tokens, twice in a row.
-        rest: the text.
-    """
-    return rest.startswith(twice[len(twice) // 2 :]) if twice else False
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginnings on."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def joined(known: Known, rest: Sequence[int]) -> array.array[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from erllama.actor import ReplyTo
-from erllama.backend.base import Buffer, EmbedCapabilities
+from erllama.backend.base import AdapterUse, Buffer, EmbedCapabilities
 from erllama.errors import PromptTooLong, RequestError
 from erllama.model.request import Prompt, check_prompt, check_tokens
 from erllama.model.slicing import slice_rows
@@ -27,6 +27,7 @@ class EmbedJob:
 
     Attributes:
         normalize: whether vectors get length 1; scores of a classifier never do.
+        adapters: in force for it.
         tokens: of each input, once all are tokenized.
         vectors: of the inputs so far.
         position: tokens of the next input that are computed already.
@@ -35,6 +36,7 @@ class EmbedJob:
 
     prompts: list[Prompt]
     normalize: bool
+    adapters: tuple[AdapterUse, ...] = ()
     tokens: list[array.array[int]] | None = None
     vectors: list[Vector] = field(default_factory=list)
     position: int = 0
@@ -116,6 +118,8 @@ def check_embeddable(tokens: Sequence[array.array[int]], *, n_vocab: int, n_inpu
 def pack(jobs: Sequence[EmbedJob], can: EmbedCapabilities, limit: int, granule: int) -> Portion:
     """What of `jobs` is computed next: of each in turn one input, while they fit a call.
 
+    Those of the first one's adapters only: a call has the same ones for all of it.
+
     An input that was begun comes first, as another one would have it forgotten. One that exceeds
     `limit` is cut if that can be, and goes alone. Where no vector may depend on the company, the
     cuts are those of the exact-slicing rule.
@@ -130,7 +134,8 @@ def pack(jobs: Sequence[EmbedJob], can: EmbedCapabilities, limit: int, granule: 
     size = len(first.left[0])
     if not can.whole and (begun or can.n_inputs == 1 or size > limit):
         return _part(first, size, limit, granule)
-    return Portion(_together(jobs, can.n_inputs, limit))
+    alike = [job for job in jobs if job.adapters == first.adapters]
+    return Portion(_together(alike, can.n_inputs, limit))
 
 
 def _part(job: EmbedJob, size: int, limit: int, granule: int) -> Portion:

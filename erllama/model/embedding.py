@@ -115,6 +115,11 @@ class Embeddings:
             )
         return can
 
+    @property
+    def jobs(self) -> tuple[EmbedJob, ...]:
+        """Those that wait for vectors."""
+        return tuple(self._jobs)
+
     # Coming and going
 
     def take(self, job: EmbedJob, reply: ReplyTo) -> None:
@@ -218,6 +223,7 @@ class Embeddings:
             inputs=tuple(share.tokens for share in portion.shares),
             pos=portion.pos,
             more=portion.more,
+            adapters=portion.shares[0].job.adapters,
         )
         normalize = [share.job.normalize and normalizes for share in portion.shares]
 

@@ -24,6 +24,7 @@ from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.job import Job
 from erllama.model.markers import Markers
 from erllama.model.messages import ReaderCaughtUp, ReaderStalls, RowsRead, SessionsIdle
+from erllama.model.resume import split_key
 from erllama.model.scheduler import WEIGHTS, Entry, Slice
 from erllama.model.sequences import Sequences
 from erllama.model.sessions import Live, Sessions, reusable
@@ -266,10 +267,13 @@ class Floor:
 
     def _find_state(self, job: Job, live: Live | None) -> None:
         """Begin with what is in place, or in the cache, or with nothing."""
-        resume = job.request.parent_key
-        if resume is None and job.request.session_id is not None:
-            resume = self._sessions.key(job.request.session_id)
-        hit = self._work.find(job, resume)
+        key = job.request.parent_key
+        if key is None and job.request.session_id is not None:
+            key = self._sessions.key(job.request.session_id)
+        row, cut = (None, None) if key is None else split_key(key)
+        if row is not None and cut is not None and self._work.goes_on(job, row, cut):
+            job.cut = cut
+        hit = self._work.find(job, row, bare=job.cut is not None and job.cut.bare)
         start = NOTHING if live is None else self._left_in_place(job, live)
         if start.tokens and start.tokens >= (0 if hit is None else hit.tokens):
             self._generate(job, start)
@@ -288,6 +292,8 @@ class Floor:
             exact=self._work.exact(job),
             granule=capabilities.granule,
         )
+        if resumes and live.cut is not None and job.goes_on_in(live.cut):
+            job.cut = live.cut
         pure_end = min(live.pure_end, n)
         if not resumes:  # what lies behind was computed as the end of another prompt
             pure_end -= pure_end % capabilities.granule
@@ -335,6 +341,7 @@ class Floor:
             adapters=job.scope.adapters,
             markers=self._markers if job.marked else None,
             inside=job.inside,
+            cut=job.cut,
         )
         job.turn_from = start.tokens
         self._set_ready(job)
@@ -635,6 +642,7 @@ class Floor:
             scope=job.scope,
             since=self._clock.now(),
             least=generation.restored.tokens if self._windowed else 0,
+            cut=generation.cut,
         )
         since = job.left.since
         self._clock.call_later(

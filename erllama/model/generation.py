@@ -25,6 +25,7 @@ from erllama.backend.base import (
 from erllama.model.markers import Markers
 from erllama.model.reply import Reply
 from erllama.model.request import Request
+from erllama.model.resume import Cut, cut_of
 from erllama.model.slicing import slice_rows
 from erllama.sampling import draw_seed, plan_sampler
 from erllama.types import (
@@ -110,6 +111,7 @@ class Generation:
         adapters: tuple[AdapterUse, ...] = (),
         markers: Markers | None = None,
         inside: str | None = None,
+        cut: Cut | None = None,
     ) -> None:
         self.prompt = prompt
         self.tokens: list[int] = []
@@ -147,7 +149,9 @@ class Generation:
         )
         self.steered = self.reply.steers
         self._logprobs: list[TokenLogprobs] = []
-        self._mu: float | None = None  # what mirostat has learned
+        self._model_ended = False  # by a token that ends a generation
+        self._mu = None if cut is None else cut.learned  # by mirostat
+        self._ruled_from = len(prompt) if cut is None else cut.began
         self.begun = False
 
     @property
@@ -174,6 +178,21 @@ class Generation:
         return [*self.prompt, *self.tokens][: self.position]
 
     @property
+    def cut(self) -> Cut | None:
+        """What its reply needs to go on later, beside its tokens; None: nothing, or it ended."""
+        end = len(self.prompt) + len(self.tokens)
+        if not self.tokens or self._model_ended or self.position < end - 1:
+            return None
+        return cut_of(
+            self._sampler,
+            began=self._ruled_from,
+            end=end,
+            last=self.tokens[-1],
+            mu=self._mu,
+            bare=self.position <= self.pure_end,
+        )
+
+    @property
     def decode_rate(self) -> float:
         """Tokens per second after the first; 0 before the second."""
         if self._first_token is None or self._last_token <= self._first_token:
@@ -193,8 +212,8 @@ class Generation:
         if history is None:
             return (Begin(self.seq, self._sampler, self.position, mu=self._mu),)
         history.extend(self.tokens)
-        n_prompt = len(self.prompt)
-        return (Begin(self.seq, self._sampler, self.position, history, n_prompt, self._mu),)
+        ruled = self._ruled_from
+        return (Begin(self.seq, self._sampler, self.position, history, ruled, self._mu),)
 
     def row(self) -> Row:
         """The row of the latest token."""
@@ -334,6 +353,7 @@ class Generation:
         if self._first_token is None:
             self._first_token = now
         if sampled.end:
+            self._model_ended = True
             self.finished = "stop"
         elif len(self.tokens) >= self._budget:
             self.finished = "length"

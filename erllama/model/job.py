@@ -14,9 +14,11 @@ from erllama.clock import Timer
 from erllama.errors import CallTimeout
 from erllama.model.generation import Generation
 from erllama.model.request import Prompt, Request
+from erllama.model.resume import Cut
 from erllama.model.scheduler import Entry
 from erllama.model.scope import Scope
 from erllama.model.sessions import Live
+from erllama.sampling import plan_sampler
 from erllama.types import CacheUse, Completion, Event, FinishReason, Timings, Usage
 
 
@@ -65,6 +67,7 @@ class Job:
         scope: with whom it may share rows; the adapters in it are in force for it.
         in_session: its session is its own until it is answered.
         left: what it leaves to its session.
+        cut: the reply in which it goes on, if it does.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Job:
         self.scope = Scope(request.cache_salt)
         self.in_session = False
         self.left: Live | None = None
+        self.cut: Cut | None = None
 
     def continue_chat(
         self, tokens: array.array[int], *, inside: str | None, parent_key: str | None
@@ -121,6 +125,12 @@ class Job:
         request = self.request
         if parent_key is not None and request.parent_key is None and request.session_id is None:
             self.request = msgspec.structs.replace(request, parent_key=parent_key)
+
+    def goes_on_in(self, cut: Cut) -> bool:
+        """Whether it goes on in a reply that was cut so: same rules, and no text behind it."""
+        return self.tokens is not None and cut.fits(
+            plan_sampler(self.request.sampling), self.tokens
+        )
 
     @property
     def seq(self) -> int:

@@ -44,7 +44,7 @@ class Markers:
     payload: Section | None = None
     spelled: Mapping[int, str] = field(default_factory=dict)
     thinking_end: tuple[int, ...] = ()
-    signing_key: bytes | None = None
+    signing_key: bytes | None = field(default=None, repr=False)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """The markers of a section, as a `ModelConfig` has them; empty: none."""

@@ -27,6 +27,8 @@ class Reply:
 
     Attributes:
         raw: all of its text, markers included, in pieces.
+        ends: for each of its tokens, how many characters of `raw` stand before the next one; of
+            one that ends within a character, as many as before it.
         text: what lies outside of thinking and of calls, in pieces.
         thinking: what it thinks, in pieces; None: it has not thought.
         tool_calls: its calls that were ended.
@@ -42,6 +44,8 @@ class Reply:
         thinking_budget: int | None = None,
     ) -> None:
         self.raw: list[str] = []
+        self.ends: list[int] = []
+        self._given = 0  # characters of `raw`
         self.text: list[str] = []
         self.thinking: list[str] | None = [] if inside == THINKING else None
         self.tool_calls: list[str] = []
@@ -101,6 +105,9 @@ class Reply:
         if last:
             text += self._decoder.flush()
         self.raw.append(text)
+        self._given += len(text)
+        before = self.ends[-1] if self.ends else 0
+        self.ends.append(self._given if self._decoder.whole else before)
         parts = self._scanner.feed(text)
         return [*parts, *self._scanner.flush()] if last else parts
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from erllama.checked import Checked, unknown_keyword
 from erllama.errors import PromptTooLong, RequestError
+from erllama.model.resume import KEY_PATTERN
 from erllama.sampling import SamplingParams
 
 MAX_STOPS = 64
@@ -37,7 +38,7 @@ class Request(Checked, frozen=True, kw_only=True):
         bool, Meta(description="Whether a stream has PrefillProgress events.")
     ] = False
     parent_key: Annotated[
-        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
+        Annotated[str, Meta(pattern=KEY_PATTERN)] | None,
         Meta(description="A finish_key: resume exactly there, if the prompt begins with it."),
     ] = None
     cache_salt: Annotated[

@@ -13,6 +13,7 @@ import array
 from dataclasses import dataclass
 
 from erllama.errors import SessionBusy
+from erllama.model.resume import Cut
 from erllama.model.scope import Scope
 from erllama.model.slicing import common_prefix
 
@@ -32,6 +33,7 @@ class Live:
         scope: what they belong to.
         since: when it became idle.
         least: the fewest tokens that it can be cut to, beside none (`Capabilities.truncate`).
+        cut: what its reply needs to go on, beside the tokens.
     """
 
     seq: int
@@ -42,6 +44,7 @@ class Live:
     scope: Scope
     since: float
     least: int = 0
+    cut: Cut | None = None
 
 
 @dataclass(slots=True)

@@ -19,6 +19,11 @@ class Utf8Decoder:
         """The characters that `piece` completes."""
         return self._decoder.decode(piece)
 
+    @property
+    def whole(self) -> bool:
+        """Whether no character is half there."""
+        return not self._decoder.getstate()[0]
+
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed."""
         return self._decoder.decode(b"", final=True)

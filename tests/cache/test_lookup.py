@@ -171,6 +171,21 @@ def test_a_resumed_stream_gets_pure_rows_before_the_end_of_its_prompt(index: Cac
     assert hit.rows[0] is foreign
 
 
+def test_a_stream_that_sampled_its_first_token_goes_on_from_its_whole_prompt(
+    index: CacheIndex,
+) -> None:
+    own = store_chain(index, CONTEXT)
+    store(index, CONTEXT, pure_end=300)  # of another stream
+    key = chain_key(ROOT, CONTEXT, BLOCK)
+    hit = look(index, [*CONTEXT, 7], resume=key, sampled=True)
+    assert hit is not None
+    assert (hit.tokens, hit.resumed, hit.pure) == (356, True, False)
+    assert list(hit.rows) == own
+    exact = look(index, [*CONTEXT, 7], resume=key, sampled=True, exact=True)
+    assert exact is not None
+    assert (exact.tokens, exact.resumed) == (320, False)
+
+
 def test_a_key_of_other_tokens_is_not_heeded(index: CacheIndex) -> None:
     other = [*CONTEXT[:300], 8]
     store_chain(index, CONTEXT, pure_end=100)

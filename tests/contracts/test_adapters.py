@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from erllama.backend.base import AdapterUse, Begin, Draw, Engine, Row
+from erllama.backend.base import AdapterUse, Begin, Draw, EmbedPlan, Engine, Row
 from erllama.backend.lane import Lane
 from erllama.errors import DecodeFailed, ModelLoadError, NotSupported
 from tests.contracts.rig import GREEDY, PLAIN, PROMPT, STUB, Kind, Rig, on_thread, slice_of
@@ -239,3 +239,32 @@ async def test_token_embeddings_can_be_adapted(lane: Lane, tmp_path: Path) -> No
     await rig.on_lane(lambda: engine.load_adapter(1, path))
     assert await logits(rig, engine, PROMPT, USE) != await logits(rig, engine, PROMPT)
     await rig.close()
+
+
+async def vectors(rig: Rig, engine: Engine, number: int, *uses: AdapterUse) -> list[bytes]:
+    inputs = (array.array("i", PROMPT[:20]), array.array("i", PROMPT[20:50]))
+    plan = EmbedPlan(number=number, inputs=inputs, adapters=uses)
+    outcome = await rig.on_lane(lambda: engine.embed(plan))
+    assert outcome.status == "done", outcome.detail
+    return [bytes(memoryview(vector)) for vector in outcome.vectors]  # type: ignore[arg-type]
+
+
+async def test_an_adapter_changes_the_vectors_of_the_calls_that_name_it(
+    rig: Rig, tmp_path: Path
+) -> None:
+    engine = await loaded(rig, tmp_path / "a.gguf", embeddings=True)
+    base = await vectors(rig, engine, 1)
+    changed = await vectors(rig, engine, 2, USE)
+    assert all(one != other for one, other in zip(base, changed, strict=True))
+    # a step has its own, in a context of its own
+    prompt = await logits(rig, engine, PROMPT)
+    assert await vectors(rig, engine, 3, USE) == changed
+    assert await logits(rig, engine, PROMPT) == prompt
+    assert await logits(rig, engine, PROMPT, USE) != prompt
+    assert await vectors(rig, engine, 4) == base
+    await vectors(rig, engine, 5, USE)
+    await rig.on_lane(lambda: engine.free_adapter(1))
+    with pytest.raises(DecodeFailed, match="adapter 1 is not loaded"):
+        await vectors(rig, engine, 6, USE)
+    assert await vectors(rig, engine, 7) == base
+    assert await logits(rig, engine, PROMPT) == prompt

@@ -262,3 +262,33 @@ async def test_a_real_adapter_changes_a_real_model_and_only_its_own_requests(
         assert await tokens(model, prompt, max_tokens=40) == changed.tokens
         await model.unload_adapter(adapter)
         assert await tokens(model, prompt, max_tokens=40) == base
+
+
+async def test_an_embedding_keeps_the_adapters_that_it_was_asked_for_with(
+    files: list[Path],
+) -> None:
+    stage = Stage()
+    async with stage.model(embeddings=True) as model:
+        expected = [await model.embed(PROMPT)]
+        adapter = await model.load_adapter(files[0])
+        for scale in (0.5, 1.0):
+            await model.set_adapter_scale(adapter, scale)
+            expected.append(await model.embed(PROMPT))
+        assert len(set(map(tuple, expected))) == 3
+        stage.pause(lambda plan: bool(plan.rows))
+        tasks: list[asyncio.Task[Any]] = [asked(model, [1, *PROMPT], max_tokens=4)]
+        await stage.held.wait()
+        found = []
+        for change in (
+            model.set_adapter_scale(adapter, 0.5),
+            model.unload_adapter(adapter),
+            model.tokenize("x"),
+        ):
+            found.append(asyncio.create_task(model.embed(PROMPT)))
+            await settle()
+            tasks.append(asyncio.create_task(change))
+            await settle()
+        stage.resume()
+        await asyncio.gather(*tasks)
+        assert [await one for one in reversed(found)] == expected
+        await assert_as_new(model)

@@ -7,7 +7,7 @@ import array
 import pytest
 
 from erllama.model import chat_memory
-from erllama.model.chat_memory import ChatMemory, Known, joined, spelled_alike
+from erllama.model.chat_memory import ChatMemory, Known, joined
 
 
 def known(text: str, *tokens: int) -> Known:
@@ -36,12 +36,50 @@ def test_old_texts_are_forgotten_by_number_and_by_size(monkeypatch: pytest.Monke
     assert memory.begins("", "a" * 20) == []
 
 
-def test_a_rest_that_would_be_spelled_otherwise_elsewhere_is_told() -> None:
-    assert spelled_alike("<e><e>", "<e>x")
-    assert spelled_alike(" a a", " a b")
-    assert not spelled_alike("foo foo", "foo")  # a vocabulary that puts a space before a text
-    assert not spelled_alike("\ufffd\ufffd", "é")
-    assert not spelled_alike("", "x")
+def reply(text: str, tokens: list[int], ends: list[int]) -> Known:
+    return Known(text, array.array("i", tokens), "key", ends)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "tokens"),
+    [
+        ("<u>Hi there.</u>", "<u>Hi there.", [1, 2, 7, 8, 9]),
+        ("<u>Hi there!", "<u>Hi there", [1, 2, 7, 8]),
+        ("<u>Hi the", "<u>Hi", [1, 2, 7]),
+        ("<u>Hi", "<u>Hi", [1, 2, 7]),
+        ("<u>H", "<u>", [1, 2]),
+        ("<u>", "<u>", [1, 2]),
+    ],
+)
+def test_a_reply_is_kept_as_far_as_a_chat_goes_on_with_it(
+    text: str, kept: str, tokens: list[int]
+) -> None:
+    known = reply("<u>Hi there.", [1, 2, 7, 8, 9], [3, 5, 11, 12]).shared(text)
+    assert known is not None
+    assert (known.text, known.tokens.tolist()) == (kept, tokens)
+    assert known.finish_key == ("key" if kept.endswith(".") else None)
+
+
+def test_a_text_that_does_not_begin_as_a_prompt_shares_nothing_with_it() -> None:
+    one = reply("<u>Hi", [1, 2, 7], [3, 5])
+    assert one.shared("<u") is None
+    assert one.shared("<x>Hi") is None
+    assert known("<u>", 1).shared("<u") is None
+
+
+def test_a_reply_is_not_cut_within_a_character() -> None:
+    one = reply("<u>é!", [1, 7, 8, 9], [3, 3, 4, 5])  # two tokens of a byte each
+    for text, tokens in (("<u>é?", [1, 7, 8]), ("<u>è", [1])):
+        shared = one.shared(text)
+        assert shared is not None
+        assert shared.tokens.tolist() == tokens
+
+
+def test_of_equal_lengths_the_one_whose_state_has_a_name_comes_first() -> None:
+    memory = ChatMemory()
+    memory.add("", reply("<u>Hi", [1, 7], [3, 5]))
+    memory.add("", reply("<u>Hi there", [1, 7, 8], [3, 5, 11]))
+    assert memory.begins("", "<u>Hi!")[0].finish_key == "key"
 
 
 def test_ids_are_joined_without_changing_the_known_ones() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama.backend.base import EmbedCapabilities
+from erllama.backend.base import AdapterUse, EmbedCapabilities
 from erllama.errors import PromptTooLong, RequestError
 from erllama.model.embed_job import (
     EmbedJob,
@@ -66,6 +66,15 @@ def test_inputs_of_several_callers_are_computed_together_each_in_turn() -> None:
         (first, 11),
         (first, 12),
     ]
+
+
+def test_inputs_with_other_adapters_wait_for_a_call_of_their_own() -> None:
+    jobs = [job(10), job(11), job(12)]
+    jobs[1].adapters = (AdapterUse(1, "a" * 64, 0.5),)
+    portion = pack(jobs, can(), 256, GRANULE)
+    assert sizes(portion) == [10, 12]
+    take_in(portion)
+    assert sizes(pack([one for one in jobs if one.left], can(), 256, GRANULE)) == [11]
 
 
 def test_a_call_has_no_more_inputs_than_it_can_have() -> None:

@@ -387,7 +387,7 @@ async def test_a_vector_that_is_not_finite_fails_its_caller_alone(
     stage = EmbedStage()
     original: Callable[..., bytes] = stub._vector
     nan = b"\x00\x00\xc0\x7f" * 32
-    monkeypatch.setattr(stub, "_vector", lambda t, n: nan if t[0] == 1 else original(t, n))
+    monkeypatch.setattr(stub, "_vector", lambda t, *n: nan if t[0] == 1 else original(t, *n))
     async with model_on(stage) as model:
         stage.block_embed()
         first = embedding(model, ids(0))

@@ -9,6 +9,7 @@ import pytest
 import erllama
 from erllama import ConfigError, ModelConfig, ModelInfo, RequestError, RuntimeConfig
 from erllama.backend.stub import StubBackend
+from erllama.model.markers import Markers
 from tests.model.staging import PieceBackend, running
 
 HERMES = "{{ '<think>' }}{{ '</think>' }}{{ '<tool_call>' }}{{ '</tool_call>' }}"
@@ -55,8 +56,17 @@ def test_markers_that_are_no_pair_are_refused(name: str, markers: Any) -> None:
 
 @pytest.mark.parametrize("key", ["short", "\ud800" * 20])
 def test_a_key_that_cannot_sign_is_refused(key: str) -> None:
-    with pytest.raises(ConfigError, match="signing_key"):
+    with pytest.raises(ConfigError, match="signing_key") as caught:
         RuntimeConfig(signing_key=key)
+    assert "short" not in str(caught.value)
+
+
+def test_a_key_is_shown_nowhere() -> None:
+    config = RuntimeConfig(signing_key="a key that nobody sees")
+    assert "signing_key=…" in repr(config)
+    assert "signing_key=None" in repr(RuntimeConfig())
+    for shown in (repr(config), str(config), repr(Markers(signing_key=b"a key that nobody sees"))):
+        assert "nobody" not in shown
 
 
 async def answer(pieces: list[bytes], **options: Any) -> erllama.Completion:

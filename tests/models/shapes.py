@@ -472,6 +472,9 @@ TINY = Llama()
 TINY_SPM = Llama(vocabulary="llama")
 """As TINY, with a SentencePiece vocabulary."""
 
+TINY_SPM_SPACE = Llama(vocabulary="llama-space")
+"""As TINY_SPM, but a space is put before whatever is tokenized."""
+
 TINY_MOE = LlamaMoe(n_ff=96)
 """As TINY, with 4 experts of which a token visits 2."""
 
@@ -507,6 +510,7 @@ M125 = Llama(
 PRESETS: dict[str, Shape] = {
     "tiny": TINY,
     "tiny-spm": TINY_SPM,
+    "tiny-spm-space": TINY_SPM_SPACE,
     "tiny-moe": TINY_MOE,
     "tiny-cohere2": TINY_COHERE2,
     "tiny-gemma3": TINY_GEMMA3,

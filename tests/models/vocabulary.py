@@ -11,14 +11,14 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product
 from typing import Literal, TypeAlias
 
 from .bpe import Pair, byte_alphabet, from_alphabet, to_alphabet, train_merges
 from .words import ENGLISH, OTHER_SCRIPTS, PUNCTUATED, SUFFIXES
 
-VocabularyKind: TypeAlias = Literal["gpt2", "llama", "bert"]
+VocabularyKind: TypeAlias = Literal["gpt2", "llama", "llama-space", "bert"]
 
 SPACE = "▁"
 PRINTABLE_ASCII = tuple(chr(code) for code in range(ord("!"), ord("~") + 1))
@@ -169,7 +169,18 @@ def wordpiece(size: int) -> Vocabulary:
     )
 
 
-_MAKERS = {"gpt2": byte_level_bpe, "llama": sentencepiece, "bert": wordpiece}
+def sentencepiece_with_space(size: int) -> Vocabulary:
+    """As `sentencepiece`, but a space is put before whatever is tokenized, as in Llama 2."""
+    plain = sentencepiece(size)
+    return replace(plain, flags={**plain.flags, "add_space_prefix": True})
+
+
+_MAKERS = {
+    "gpt2": byte_level_bpe,
+    "llama": sentencepiece,
+    "llama-space": sentencepiece_with_space,
+    "bert": wordpiece,
+}
 
 
 def _require(condition: bool, kind: VocabularyKind, size: int, at_least: int) -> None:

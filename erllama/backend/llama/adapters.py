@@ -1,6 +1,6 @@
 """LoRA adapters of one model: loaded, in force for a step, freed.
 
-State:   the handles by number, and what is in force in the context.
+State:   the handles by number, and what is in force in each context, by its address.
 Writer:  the lane thread; `check` reads files and may be called from any thread.
 """
 
@@ -30,7 +30,7 @@ class Adapters:
         self._model = model
         self._path = path
         self._handles: dict[int, Any] = {}
-        self._in_force: tuple[AdapterUse, ...] = ()
+        self._in_force: dict[int, tuple[Any, tuple[AdapterUse, ...]]] = {}
 
     def __contains__(self, number: object) -> bool:
         return number in self._handles
@@ -53,9 +53,10 @@ class Adapters:
         self._handles[number] = handle
 
     def put_in_force(self, context: Any, uses: Sequence[AdapterUse]) -> None:
-        """Have these, and no others, change what is computed from now on."""
-        wanted = tuple(uses)
-        if wanted == self._in_force:
+        """Have these, and no others, change what a context computes from now on."""
+        wanted, address = tuple(uses), _address(context)
+        _, before = self._in_force.get(address, (context, ()))
+        if wanted == before:
             return
         n = len(wanted)
         handles = (ctypes.c_void_p * n)(*(_address(self._handles[use.id]) for use in wanted))
@@ -63,20 +64,21 @@ class Adapters:
         self._llama.llama_set_adapters_lora(
             context, ctypes.cast(handles, _argument_type(self._llama)), n, scales
         )
-        self._in_force = wanted
+        self._in_force[address] = context, wanted
 
-    def free(self, number: int, context: Any) -> None:
+    def free(self, number: int) -> None:
         """See `erllama.backend.base.Engine.free_adapter`."""
         handle = self._handles.pop(number, None)
         if handle is None:
             return
-        if context and any(use.id == number for use in self._in_force):
-            self.put_in_force(context, ())
+        for context, uses in list(self._in_force.values()):
+            if any(use.id == number for use in uses):
+                self.put_in_force(context, ())
         self._llama.llama_adapter_lora_free(handle)
 
-    def context_is_new(self) -> None:
-        """There is another context, in which nothing is in force."""
-        self._in_force = ()
+    def context_is_over(self, context: Any) -> None:
+        """It is about to be freed; a new one may have its address, and nothing in force."""
+        self._in_force.pop(_address(context), None)
 
 
 def _address(handle: Any) -> int:

@@ -22,6 +22,7 @@ from erllama.backend.aborts import Aborts
 from erllama.backend.base import EmbedOutcome, EmbedPlan, StepStatus
 from erllama.backend.embed_check import check_embed
 from erllama.backend.llama.abort import AbortFlag
+from erllama.backend.llama.adapters import Adapters
 from erllama.backend.llama.batch import Batch
 from erllama.backend.llama.embed_shape import EmbedShape
 from erllama.backend.llama.library import capture_log, llama
@@ -58,16 +59,22 @@ class Embedder:
         self.can = shape.can
         self._forget()
 
-    def embed(self, plan: EmbedPlan) -> EmbedOutcome:
+    def embed(self, plan: EmbedPlan, adapters: Adapters) -> EmbedOutcome:
         started = time.perf_counter_ns()
         if not self.context:
             raise DecodeFailed("the engine is closed")
         check_embed(
-            plan, can=self.can, n_vocab=self._n_vocab, held=self._held, largest=self._largest
+            plan,
+            can=self.can,
+            n_vocab=self._n_vocab,
+            held=self._held,
+            adapters=adapters,
+            largest=self._largest,
         )
         if self._aborts.enter(plan.number):
             self._forget()
             return EmbedOutcome(number=plan.number, status="aborted", detail="aborted before")
+        adapters.put_in_force(self.context, plan.adapters)
         status, detail = self._compute(plan)
         vectors = self._vectors(plan) if status == "done" else []
         if not plan.more or status != "done":

@@ -144,7 +144,7 @@ class LlamaEngine:
     def embed(self, plan: EmbedPlan) -> EmbedOutcome:
         if self._embedder is None:
             raise NotSupported("this model was not loaded to embed; load it with embeddings=True")
-        return self._embedder.embed(plan)
+        return self._embedder.embed(plan, self._adapters)
 
     def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
         started = time.perf_counter_ns()
@@ -176,7 +176,7 @@ class LlamaEngine:
 
     def free_adapter(self, number: int) -> None:
         if not self._closed:
-            self._adapters.free(number, self._context)
+            self._adapters.free(number)
 
     def rebuild(self) -> None:
         if self._closed:
@@ -205,9 +205,9 @@ class LlamaEngine:
     def _free_context(self) -> None:
         self._samplers.clear()
         if self._context:
+            self._adapters.context_is_over(self._context)
             self._llama.llama_free(self._context)
         self._context = self._memory = None
-        self._adapters.context_is_new()
 
     # Any thread
 
