@@ -111,11 +111,13 @@ class CacheWork:
         """Whether rows that this request could use are being computed or saved just now.
 
         The wait for a save ends by `Kept` or by `WaitedEnough`, that for a prompt with the
-        request whose prompt it is.
+        request whose prompt it is (`Job.waits_for`).
         """
+        job.waits_for = None
         if job.tokens is None or job.spilled is not None or not self.cache.enabled:
             return False
-        if any(self._will_have(job, other) for other in running):
+        job.waits_for = next((other for other in running if self._will_have(job, other)), None)
+        if job.waits_for is not None:
             self._wait_is_over(job)
             return True
         limit = self.cache.policy.session_resume_wait_ms / 1e3

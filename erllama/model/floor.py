@@ -30,7 +30,7 @@ from erllama.model.sequences import Sequences
 from erllama.model.sessions import Live, Sessions, reusable
 from erllama.model.spilling import Spilling
 from erllama.model.stepper import Step, Stepper
-from erllama.model.waiting import Waiting
+from erllama.model.waiting import Waiting, lent_classes
 
 _TURN = 8
 """Tokens that a request has computed on its sequence before it gives way to a higher class: else
@@ -187,8 +187,14 @@ class Floor:
         Args:
             check: raises if the model cannot compute a request.
         """
-        if self.rebuilding or not len(self._waiting):
-            return
+        if not self.rebuilding and len(self._waiting):
+            self._admit(check)
+        lent = lent_classes(self._waiting)
+        for job in self._jobs.values():
+            if job.entry is not None:
+                job.entry.priority = lent.get(job, job.request.priority)
+
+    def _admit(self, check: Callable[[Job], None]) -> None:
         kept = 0  # sequences for those that came earlier and are still tokenized
         owed = max((WEIGHTS[one.request.priority] for one in self._parked if one.short), default=0)
         for job in list(self._waiting):
@@ -203,6 +209,7 @@ class Floor:
                 self._waiting.remove(job)
                 self._settle(job, error)
                 continue
+            job.waits_for = None
             if job.generation is None and WEIGHTS[job.request.priority] <= owed:
                 continue  # else small newcomers could take the cells of a large one for ever
             if self._has_room(job, kept) and not self._work.must_wait(job, self._jobs.values()):
@@ -225,10 +232,10 @@ class Floor:
             for other in self._jobs.values()
             if other.generation is not None
             and self._can_leave(other)
-            and (other.paused or (WEIGHTS[other.request.priority] < weight and _had_turn(other)))
+            and (other.paused or (_weight(other) < weight and _had_turn(other)))
         ]
         if lower:
-            lower.sort(key=lambda one: (one.paused, -WEIGHTS[one.request.priority], one.order))
+            lower.sort(key=lambda one: (one.paused, -_weight(one), one.order))
             lower[-1].to_spill = True
 
     def _begin(self, job: Job) -> None:
@@ -744,6 +751,11 @@ class Floor:
 
 def _had_turn(job: Job) -> bool:
     return job.generation is not None and job.generation.position - job.turn_from >= _TURN
+
+
+def _weight(job: Job) -> int:
+    """Of the class that it is computed in."""
+    return WEIGHTS[job.request.priority if job.entry is None else job.entry.priority]
 
 
 def _by_order(job: Job) -> int:

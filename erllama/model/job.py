@@ -53,6 +53,7 @@ class Job:
         verify_from: the first row of the prompt whose likeliest next token is wanted.
         marked: thinking and calls of tools are recognised in its reply.
         inside: the section that its prompt has opened.
+        waits_for: the request whose prompt begins like its own and is being computed just now.
         waited: it has waited long enough for rows that are being saved.
         shares: how many tokens its prompt has in common with others', by their numbers.
         known: how many tokens of its prompt the cache has, and when that was looked up.
@@ -92,6 +93,7 @@ class Job:
         self.marked = request.thinking is True or budget is not None
         self.inside: str | None = None
         self.order = 0
+        self.waits_for: Job | None = None
         self.waited = False
         self.shares: dict[int, int] = {}
         self.known: tuple[int, int] | None = None

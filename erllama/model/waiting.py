@@ -7,7 +7,7 @@ and one that was interrupted goes before all that have not begun.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from erllama.model.job import Job
 from erllama.model.request import Priority
@@ -51,3 +51,20 @@ class Waiting:
         """It gets a sequence."""
         self.remove(job)
         self._shares.charge(job.request.priority, 1.0)
+
+
+def lent_classes(waiting: Iterable[Job]) -> dict[Job, Priority]:
+    """The classes that requests lend to those whose prompts they wait for.
+
+    Else one of a high class would wait as long as one of a low class has to (priority inversion:
+    Sha, Rajkumar and Lehoczky 1990, who call this inheritance).
+    """
+    lent: dict[Job, Priority] = {}
+    for job in waiting:
+        other = job.waits_for
+        if other is None:
+            continue
+        own = lent.get(other, other.request.priority)
+        if WEIGHTS[job.request.priority] > WEIGHTS[own]:
+            lent[other] = job.request.priority
+    return lent

@@ -142,3 +142,54 @@ async def test_nobody_waits_where_the_cache_is_off() -> None:
         await asyncio.wait(tasks)
         assert computed(stage) == AGENTS * (len(SHARED) + 32)
         await assert_as_new(model)
+
+
+# Classes of priority
+
+
+def classes(model: Model) -> list[str]:
+    return [entry.priority for entry in floor_of(model).entries()]
+
+
+async def test_a_low_one_has_the_class_of_the_one_that_waits_for_its_prompt_and_only_then() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS, n_batch=64) as model:
+        stage.pause(always)
+        low = asked(model, prompt(0), max_tokens=500, priority="low")
+        await stage.held.wait()
+        assert classes(model) == ["low"]
+        high = asked(model, prompt(1), max_tokens=8, priority="high")
+        await settle()
+        assert (classes(model), model.status().pending) == (["high"], 1)
+        high.cancel()
+        await settle()
+        assert (classes(model), model.status().pending) == (["low"], 0)
+        asked_again = asked(model, prompt(1), max_tokens=8, priority="high")
+        await settle()
+        assert classes(model) == ["high"]
+        await stage.go_on_to(lambda plan: plan.prefill is not None and 201 in plan.prefill.tokens)
+        assert classes(model) == ["low", "high"]
+        stage.resume()
+        assert (await low).tokens == await fresh_tokens(prompt(0), max_tokens=500, **GREEDY)
+        assert (await asked_again).tokens == await fresh_tokens(prompt(1), max_tokens=8, **GREEDY)
+        await assert_as_new(model)
+
+
+async def test_a_high_one_does_not_wait_for_those_between_it_and_the_low_one() -> None:
+    stage = Stage()
+    async with stage.model(**OPTIONS, n_batch=64) as model:
+        stage.pause(always)
+        low = asked(model, prompt(0), max_tokens=8, priority="low")
+        await stage.held.wait()
+        between = asked(model, [7] * 3_500, max_tokens=8)
+        high = asked(model, prompt(1), max_tokens=8, priority="high")
+        await settle()
+        n = len(stage.plans)
+        stage.resume()
+        await high
+        slices = [set(plan.prefill.tokens) for plan in stage.plans[n:] if plan.prefill]
+        before = slices[: next(i for i, tokens in enumerate(slices) if 201 in tokens)]
+        assert len(before) - before.count({7}) >= 15
+        assert before.count({7}) < 30, "four times as many as of the low one would have gone before"
+        await asyncio.gather(low, between)
+        await assert_as_new(model)

@@ -8,7 +8,7 @@ import pytest
 
 from erllama.model.job import Job
 from erllama.model.request import Priority, check_prompt, make_request
-from erllama.model.waiting import Waiting
+from erllama.model.waiting import Waiting, lent_classes
 
 
 def job(priority: Priority = "normal") -> Job:
@@ -88,3 +88,31 @@ def test_all_are_given_out_whatever_the_class() -> None:
     for one in jobs:
         waiting.add(one)
     assert sorted(map(id, waiting)) == sorted(map(id, jobs))
+
+
+# Whose prompt others wait for
+
+
+def waiting_for(other: Job, *classes: Priority) -> list[Job]:
+    jobs = [job(priority) for priority in classes]
+    for one in jobs:
+        one.waits_for = other
+    return jobs
+
+
+def test_one_that_a_higher_class_waits_for_is_lent_it() -> None:
+    low = job("low")
+    assert lent_classes(waiting_for(low, "normal")) == {low: "normal"}
+    assert lent_classes(waiting_for(low, "normal", "high", "normal")) == {low: "high"}
+
+
+def test_nothing_is_lent_by_the_same_class_or_a_lower_one_nor_by_who_waits_for_nobody() -> None:
+    assert lent_classes([*waiting_for(job("high"), "high", "low"), job("high")]) == {}
+
+
+def test_each_is_lent_the_class_of_those_who_wait_for_it() -> None:
+    one, two = job("low"), job("low")
+    assert lent_classes([*waiting_for(one, "high"), *waiting_for(two, "normal")]) == {
+        one: "high",
+        two: "normal",
+    }
