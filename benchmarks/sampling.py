@@ -2,7 +2,8 @@
 
 Beside it llama.cpp's own chain for the same plan, fed with the same logits. Both choose from flat
 logits, as a random model's: there every filter has the most to do. No model is needed; grammars are
-followed over a made-up vocabulary of bytes, words and punctuation.
+followed over a made-up vocabulary of bytes, words of several scripts, some cut within a character,
+and punctuation.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 
 from benchmarks.harness import Figure, Options, Target, middle
 from erllama.sampling import Grammar, SamplerPlan, SamplingParams, plan_sampler
-from erllama.sampling.automaton import TokenBytes
 from erllama.sampling.chain import Chain, Constraint
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
 from erllama.sampling.guided import Guide
 from erllama.sampling.history import Breakers
+from erllama.sampling.masks import Masks
+from erllama.sampling.token_bytes import TokenBytes
 from tests.backend.native_chain import native_chooser
 from tests.sampling.grammars import JSON
 
@@ -56,13 +58,30 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mirostat": {"mirostat": 1},
     "mirostat 2": {"mirostat": 2},
     "logprobs": {"logprobs": 5},
+    "logit bias": {"logit_bias": dict.fromkeys(range(300), 1.0)},
+    "all together": {
+        **OFF,
+        "logit_bias": {1: 1.0},
+        "repeat_penalty": 1.1,
+        "dry_multiplier": 0.8,
+        "dry_sequence_breakers": [],
+        "typical_p": 0.9,
+        "top_p": 0.95,
+        "min_p": 0.05,
+        "xtc_probability": 1.0,
+        "logprobs": 5,
+    },
 }
 
 STRUCTURES = {
     "json grammar": Grammar(JSON),
+    "words grammar": Grammar('root ::= line+\nline ::= [A-Z] [a-z]* (" " [^ \\n]+)* "\\n"'),
+    "counting grammar": Grammar('root ::= "\\"" [^"\\\\]{0,200} "\\""'),
     "json schema": Grammar(json.dumps(SCHEMA), "json_schema"),
     "regex": Grammar("[a-z]{3,20}(-[0-9]{1,5}){2,8}( .*)?", "regex"),
 }
+
+SCRIPTS = ((0xE0, 0xFF), (0x430, 0x44F), (0x4E00, 0x9FFF), (0x1F600, 0x1F64F))
 
 
 class MadeUpWords:
@@ -73,9 +92,10 @@ class MadeUpWords:
         choose = random.Random(size)
         pieces = {bytes([byte]): None for byte in range(256)}
         while len(pieces) < size - 1:
-            pieces[_word(choose).encode()] = None
+            pieces[_word(choose)] = None
         self._tokens = TokenBytes([*pieces, b""])
         self._guide = Guide(self._tokens)
+        self._prepared: dict[Grammar, Any] = {}
 
     def ending(self) -> Sequence[int]:
         return [self.size - 1]
@@ -83,10 +103,18 @@ class MadeUpWords:
     def breakers(self, texts: Sequence[str]) -> Breakers:
         return {}
 
+    def prepare(self, stage: Grammar) -> None:
+        """What is done on a worker before a request begins."""
+        if stage.kind == "grammar":
+            self._prepared[stage] = masks = Masks(compile_grammar(stage.text), self._tokens)
+            masks.begin()
+        else:
+            self._prepared[stage] = self._guide.compiled(stage)
+
     def constraint(self, stage: Grammar) -> Constraint:
         if stage.kind == "grammar":
-            return GrammarConstraint(compile_grammar(stage.text), self._tokens, self.ending())
-        return self._guide.constraint(stage, self._guide.compiled(stage), self.ending())
+            return GrammarConstraint(self._prepared[stage], self.ending())
+        return self._guide.constraint(stage, self._prepared[stage], self.ending())
 
 
 def run(options: Options) -> list[Figure]:
@@ -120,6 +148,9 @@ def _structure(name: str, stage: Grammar, words: MadeUpWords, options: Options) 
     """A random text: what places cost that were not met before, and those that were."""
     rng = np.random.default_rng(2)
     first, again = [], []
+    started = time.process_time_ns()  # of all threads
+    words.prepare(stage)
+    preparing = (time.process_time_ns() - started) / 1e6
     constraint = words.constraint(stage)
     for _ in range(options.times(300, 5)):
         row = rng.standard_normal(words.size).astype(np.float32)
@@ -135,6 +166,7 @@ def _structure(name: str, stage: Grammar, words: MadeUpWords, options: Options) 
         Figure(NAME, f"{name}, mean", mean, "us/token", TARGET),
         Figure(NAME, f"{name}, worst", max(first), "us/token"),
         Figure(NAME, f"{name}, again", middle(again), "us/token", TARGET),
+        Figure(NAME, f"{name}, preparing", preparing, "ms"),
     ]
 
 
@@ -145,10 +177,21 @@ def _microseconds(work: Callable[..., object], *arguments: object) -> float:
     return (time.thread_time_ns() - started) / 1e3
 
 
-def _word(choose: random.Random) -> str:
+def _word(choose: random.Random) -> bytes:
+    if choose.random() < 0.2:
+        return _foreign(choose)
     if choose.random() < 0.1:
-        return "".join(choose.choices('0123456789{}[]":,. \n\t', k=choose.randint(2, 6)))
+        return "".join(choose.choices('0123456789{}[]":,. \n\t', k=choose.randint(2, 6))).encode()
     letters = choose.choices(
         "etaoinshrdlucmfwypvbgkjqxz", range(26, 0, -1), k=choose.randint(2, 10)
     )
-    return (" " if choose.random() < 0.5 else "") + "".join(letters)
+    return b" " * (choose.random() < 0.5) + "".join(letters).encode()
+
+
+def _foreign(choose: random.Random) -> bytes:
+    """A word of another script, perhaps without its last byte or its first one."""
+    first, last = choose.choice(
+        ((0xE0, 0xFF), (0x430, 0x44F), (0x4E00, 0x9FFF), (0x1F600, 0x1F64F))
+    )
+    word = "".join(chr(choose.randint(first, last)) for _ in range(choose.randint(1, 4))).encode()
+    return word[choose.random() < 0.05 : len(word) - (choose.random() < 0.05)]

@@ -2,36 +2,35 @@
 
 Contract
     State     a set of configurations: a terminal to match, how much of its character has come, and
-              the stack of what is to be matched behind it. Sets are numbered as they are met, and
-              `_table[state, byte]` remembers where a byte leads.
+              the stack of what is to be matched behind it. Sets are numbered as they are met;
+              `_table[state, byte]` and `rows[state, class]` remember where a byte or a character
+              leads.
     Writers   the lane, or whoever owns it; it is not safe for threads.
     Bounds    an ambiguous grammar may need a number of stacks that grows with the text, which
               llama.cpp follows until memory ends. Here it is `TooAmbiguous`.
 
-A mask over the vocabulary follows the texts of all tokens at once, byte by byte, with one look into
-the table for each text; llama.cpp follows them one by one, decoding each and copying stacks.
+Single texts are followed byte by byte. Masks look at whole characters, of which many are alike to
+a grammar (`token_bytes.Alphabet`); `masks` makes them.
 """
 
 from __future__ import annotations
 
 import bisect
-import dataclasses
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from erllama.sampling.gbnf import Ranges, Ref, Rules
-
-T = TypeVar("T")
+from erllama.sampling.gbnf import LAST_CODE_POINT, Ranges, Ref, Rules
+from erllama.sampling.token_bytes import Alphabet
 
 MAX_CONFIGURATIONS = 2_000
 MAX_EXPANSIONS = 20_000
 MAX_STATES = 4_096
-_MASKS = 32
+MAX_CELLS = 8_000_000
 _DEAD, _UNKNOWN = -1, -2
 _END = -1
+_ANY = -1  # bits of a character of which all that may come are taken
 _COMPLETE, _OPEN = 1, 2  # nothing is left to match; what is left is not known
 _EMPTY_STACK, _UNKNOWN_STACK = 0, 1
 _FRAMES = 4  # of a stack, that masks look at before they look at all of it
@@ -50,56 +49,14 @@ class TooAmbiguous(Exception):
     """The text can be read in too many ways to follow them all."""
 
 
-class TokenBytes:
-    """The texts of a vocabulary; tokens without text are never part of one.
-
-    Attributes:
-        levels: the texts as a tree, byte by byte: texts that begin alike are followed once.
-    """
-
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self.size = len(pieces)
-        self.pieces = pieces
-        self.lengths = np.array([len(piece) for piece in pieces], np.int64)
-        self.starts = np.concatenate(([0], np.cumsum(self.lengths)[:-1]))
-        self.bytes = np.frombuffer(b"".join(pieces), np.uint8)
-        self.levels = self._tree()
-
-    def _tree(self) -> list[Level]:
-        order = np.array(sorted(range(self.size), key=self.pieces.__getitem__), np.int64)
-        order = order[self.lengths[order] > 0]
-        parents, levels, depth = np.zeros(len(order), np.int64), [], 0
-        while len(order):
-            byte = self.bytes[self.starts[order] + depth]
-            new = np.ones(len(order), np.bool_)
-            new[1:] = (parents[1:] != parents[:-1]) | (byte[1:] != byte[:-1])
-            node = np.cumsum(new) - 1
-            depth += 1
-            ended = self.lengths[order] == depth
-            levels.append(Level(parents[new], byte[new], order[ended], node[ended]))
-            order, parents = order[~ended], node[~ended]
-        return levels
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Level:
-    """The nodes of a tree of texts at one depth.
-
-    Attributes:
-        parents: of each node, its parent's number one level up.
-        bytes: of each node, the byte that leads to it.
-        tokens: those whose text ends here.
-        nodes: of each of them, the node where.
-    """
-
-    parents: Any
-    bytes: Any
-    tokens: Any
-    nodes: Any
-
-
 class Automaton:
-    """The states of one grammar. Number 0 is its beginning."""
+    """The states of one grammar. Number 0 is its beginning.
+
+    Attributes:
+        rows: `rows[state, class]` is where a character of a class leads, once `know` was called;
+            the column behind the last class leads nowhere.
+        known: which rows those are.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -115,8 +72,11 @@ class Automaton:
         self._sets: list[Content] = []
         self._table = np.full((64, 256), _UNKNOWN, np.int32)
         self._flags = np.zeros(64, np.uint8)
-        self._masks: OrderedDict[int, Bools] = OrderedDict()
-        self._walks: OrderedDict[int, tuple[Bools, list[int]]] = OrderedDict()
+        self._alphabet: Alphabet | None = None
+        self._inside: dict[Ranges, int] = {}
+        self._continued: dict[Ranges, Bools] = {}
+        self.rows = np.full((64, 1), _UNKNOWN, np.int32)
+        self.known = np.zeros(64, np.bool_)
         self._number(self._begin())
 
     def __len__(self) -> int:
@@ -126,7 +86,7 @@ class Automaton:
     @property
     def full(self) -> bool:
         """Whether it remembers so much that a new one should take its place."""
-        return len(self) > MAX_STATES
+        return len(self) > min(MAX_STATES, max(MAX_CELLS // self.rows.shape[1], 64))
 
     def complete(self, state: int) -> bool:
         """Whether the text may end here."""
@@ -145,10 +105,6 @@ class Automaton:
                 break
         return state
 
-    def mask(self, state: int, tokens: TokenBytes) -> Bools:
-        """For each token whether it may come next."""
-        return _remembered(self._masks, state, lambda: self._mask(state, tokens))
-
     def moved(self, state: int) -> Automaton:
         """The same grammar with nothing remembered, whose number 1 is this `state`."""
         new = Automaton(self.rules)
@@ -159,41 +115,92 @@ class Automaton:
         new._append((frozenset(moved), ends))
         return new
 
-    # Masks
+    # By classes of characters
 
-    def _mask(self, state: int, tokens: TokenBytes) -> Bools:
-        """By the top of the stacks, which states of many depths share, as far as that tells."""
-        shallow = self._shallow(state)
-        allowed, unsure = _remembered(self._walks, shallow, lambda: self._walk(shallow, tokens))
-        if unsure:
-            allowed = allowed.copy()
-            for token in unsure:
-                allowed[token] = self.follow(state, tokens.pieces[token]) >= 0
-        return allowed
+    def read(self, alphabet: Alphabet) -> None:
+        """Have rows for the classes of this alphabet from now on."""
+        self._alphabet = alphabet
+        self._inside.clear()
+        self._continued.clear()
+        self.rows = np.full((len(self._table), alphabet.size + 1), _DEAD, np.int32)
+        self.known = np.zeros(len(self._table), np.bool_)
 
-    def _walk(self, state: int, tokens: TokenBytes) -> tuple[Bools, list[int]]:
-        """Follow the texts of all tokens at once, a level of their tree at a time.
+    def know(self, states: Any) -> None:
+        """Fill in the rows of these states."""
+        unknown = states[~self.known[states]]
+        for state in dict.fromkeys(unknown.tolist()):
+            self._fill(state)
 
-        Returns:
-            Which tokens can come, and those of the others that came to the end of what is known.
-        """
-        allowed, unsure = np.zeros(tokens.size, np.bool_), np.zeros(tokens.size, np.bool_)
-        states, opened = np.array([state], np.int32), np.zeros(1, np.bool_)
-        for level in tokens.levels:
-            before = states[level.parents]
-            alive = np.flatnonzero(before >= 0)
-            opened = opened[level.parents]
-            opened[alive] |= (self._flags[before[alive]] & _OPEN) > 0
-            if not len(alive) and not opened.any():
-                break
-            states = np.full(len(before), _DEAD, np.int32)
-            states[alive] = self._steps(before[alive], level.bytes[alive])
-            allowed[level.tokens] = states[level.nodes] >= 0
-            unsure[level.tokens] = opened[level.nodes]
-        return allowed, [int(token) for token in np.flatnonzero(unsure & ~allowed)]
+    def opens(self, states: Any) -> Any:
+        """For each state whether what may come behind it is not known altogether."""
+        return (self._flags[states] & _OPEN) > 0
 
-    def _shallow(self, state: int) -> int:
-        """The state with all but the top of its stacks unknown."""
+    def within(self, state: int) -> bool:
+        """Whether the state lies within a character."""
+        return any(lacks for _, _, lacks, _ in self._sets[state][0])
+
+    def begins(self, state: int, alphabet: Alphabet) -> Bools:
+        """For each of the vocabulary's `spans` whether such a character may come next."""
+        found = np.zeros(len(alphabet.tokens.spans), np.bool_)
+        for at in {at for at, _, lacks, _ in self._sets[state][0] if not lacks}:
+            ranges = self._terminals[at] or ()
+            known = self._continued.get(ranges)
+            if known is None:
+                known = self._continued[ranges] = alphabet.continued(ranges)
+            found |= known
+        return found
+
+    def _fill(self, state: int) -> None:
+        row = np.full(self.rows.shape[1], _DEAD, np.int32)
+        for classes, places in self._parted(state):
+            number = self._reached(places)
+            if number >= 0:
+                row[:-1][self._alphabet_read().flags(classes)] = number
+        self.rows[state] = row
+        self.known[state] = True
+
+    def _parted(self, state: int) -> list[tuple[int, list[tuple[int, int]]]]:
+        """The classes, in groups that go to the same places, and these."""
+        parts: list[tuple[int, list[tuple[int, int]]]] = [(~0, [])]
+        for at, stack, lacks, _ in self._sets[state][0]:
+            inside = 0 if lacks else self._classes(self._terminals[at] or ())
+            if not inside:
+                continue
+            new = []
+            for classes, places in parts:
+                if classes & inside:
+                    new.append((classes & inside, [*places, (at + 1, stack)]))
+                if classes & ~inside:
+                    new.append((classes & ~inside, places))
+            parts = new
+        return [(classes, places) for classes, places in parts if places]
+
+    def _reached(self, places: Sequence[tuple[int, int]]) -> int:
+        found: set[Configuration] = set()
+        ends = 0
+        for at, stack in places:
+            more, done = self._expand(at, stack)
+            found |= more
+            ends |= done
+            if len(found) > MAX_CONFIGURATIONS:
+                raise TooAmbiguous
+        return self._number((frozenset(found), ends)) if found or ends else _DEAD
+
+    def _classes(self, ranges: Ranges) -> int:
+        known = self._inside.get(ranges)
+        if known is None:
+            known = self._inside[ranges] = self._alphabet_read().inside(ranges)
+        return known
+
+    def _alphabet_read(self) -> Alphabet:
+        if self._alphabet is None:
+            raise RuntimeError("no alphabet was read")
+        return self._alphabet
+
+    # The top of the stacks
+
+    def shallow(self, state: int) -> int:
+        """The state with all but the top of its stacks unknown: masks of any depth share it."""
         cut = {
             (at, self._shallow_stack(stack), lacks, bits)
             for at, stack, lacks, bits in self._sets[state][0]
@@ -213,15 +220,6 @@ class Automaton:
             at, rest = self._stack_parts[rest]
             parts.append(at)
         return self._stacked(parts, _EMPTY_STACK if rest == _EMPTY_STACK else _UNKNOWN_STACK)
-
-    def _steps(self, states: Any, bytes_: Any) -> Any:
-        after = self._table[states, bytes_]
-        unknown = after == _UNKNOWN
-        if unknown.any():
-            for pair in np.unique(states[unknown] * 256 + bytes_[unknown]).tolist():
-                self._find(pair >> 8, pair & 255)
-            after = self._table[states, bytes_]
-        return after
 
     # States
 
@@ -247,6 +245,8 @@ class Automaton:
         if number == len(self._table):
             self._table = np.concatenate((self._table, np.full_like(self._table, _UNKNOWN)))
             self._flags = np.concatenate((self._flags, np.zeros_like(self._flags)))
+            self.rows = np.concatenate((self.rows, np.full_like(self.rows, _DEAD)))
+            self.known = np.concatenate((self.known, np.zeros_like(self.known)))
         self._numbers[content] = number
         self._sets.append(content)
         self._flags[number] = content[1]
@@ -258,10 +258,13 @@ class Automaton:
         ranges = self._terminals[at]
         if lacks < 0 or ranges is None:
             return frozenset(), 0
-        low = bits << (6 * lacks)
-        high = low | ((1 << (6 * lacks)) - 1)
-        if not _meets(ranges, low or _SHORTEST[lacks], high):
-            return frozenset(), 0
+        if bits != _ANY:
+            low = (bits << (6 * lacks)) or _SHORTEST[lacks]
+            high = (bits << (6 * lacks)) | ((1 << (6 * lacks)) - 1)
+            if not _meets(ranges, low, high):
+                return frozenset(), 0
+            if _free(lacks, bits) and _covers(ranges, low, high):
+                bits = _ANY
         if lacks:
             return frozenset({(at, stack, lacks, bits)}), 0
         return self._expand(at + 1, stack)
@@ -350,67 +353,24 @@ class Automaton:
             self._starts.append(starts)
 
 
-class Follower:
-    """Where a text is in a grammar."""
-
-    def __init__(self, automaton: Automaton, tokens: TokenBytes) -> None:
-        self._automaton = automaton
-        self._tokens = tokens
-        self._state = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether the text may end here."""
-        return self._automaton.complete(self._state)
-
-    def allowed(self) -> Bools:
-        """For each token whether it may come next.
-
-        Raises:
-            TooAmbiguous
-        """
-        self._forget()
-        return self._automaton.mask(self._state, self._tokens)
-
-    def accept(self, token: int) -> bool:
-        """Go on behind `token`; False, and nothing changes, if it cannot come.
-
-        Raises:
-            TooAmbiguous
-        """
-        self._forget()
-        piece = self._tokens.pieces[token]
-        state = self._automaton.follow(self._state, piece) if piece else _DEAD
-        if state >= 0:
-            self._state = state
-        return state >= 0
-
-    def _forget(self) -> None:
-        """Begin a new automaton when this one remembers too much."""
-        if self._automaton.full:
-            self._automaton, self._state = self._automaton.moved(self._state), 1
-
-
-def _remembered(known: OrderedDict[int, T], key: int, make: Callable[[], T]) -> T:
-    """What is known, or is made now; what was not asked for longest is forgotten."""
-    found = known.pop(key, None)
-    known[key] = found if found is not None else make()
-    if len(known) > _MASKS:
-        known.popitem(last=False)
-    return known[key]
-
-
 def _decoded(byte: int, lacks: int, bits: int) -> tuple[int, int]:
     """The bytes that a UTF-8 character still lacks, and its bits so far; -1: it is none."""
     if lacks == 0:
         return _first_byte(byte)
     if byte >> 6 != 2:
         return -1, 0
+    if bits == _ANY:
+        return lacks - 1, bits
     bits = bits << 6 | byte & 63
     overlong = (lacks == 2 and bits < 0x20) or (lacks == 3 and bits < 0x10)
     surrogate = lacks == 2 and 0x360 <= bits <= 0x37F
     too_large = lacks == 3 and bits > 0x10F
     return (-1, 0) if overlong or surrogate or too_large else (lacks - 1, bits)
+
+
+def _free(lacks: int, bits: int) -> bool:
+    """Whether any byte of a character may come next, for all that UTF-8 asks."""
+    return not ((lacks == 2 and bits in (0, 0xD)) or (lacks == 3 and bits in (0, 4)))
 
 
 def _first_byte(byte: int) -> tuple[int, int]:
@@ -431,3 +391,9 @@ def _meets(ranges: Ranges, low: int, high: int) -> bool:
     if at < len(ranges) and ranges[at][0] <= high:
         return True
     return at > 0 and ranges[at - 1][1] >= low
+
+
+def _covers(ranges: Ranges, low: int, high: int) -> bool:
+    """Whether all code points from `low` to `high` are in `ranges`."""
+    at = bisect.bisect_right(ranges, (low, LAST_CODE_POINT + 1)) - 1
+    return at >= 0 and ranges[at][1] >= high

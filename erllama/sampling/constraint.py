@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from erllama.errors import InvalidGrammar
-from erllama.sampling.automaton import Automaton, Follower, TokenBytes, TooAmbiguous
+from erllama.sampling.automaton import Automaton, TooAmbiguous
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.gbnf import parse_gbnf
+from erllama.sampling.masks import Follower, Masks
 from erllama.sampling.running import Floats
 
 _AMBIGUOUS = "grammar: the text can be read in too many ways to follow; make the rules unambiguous"
@@ -31,8 +32,8 @@ def compile_grammar(text: str) -> Automaton:
 class GrammarConstraint:
     """See `erllama.sampling.chain.Constraint`. Tokens in `ending` may come where a text may end."""
 
-    def __init__(self, automaton: Automaton, tokens: TokenBytes, ending: Sequence[int]) -> None:
-        self._follower = Follower(automaton, tokens)
+    def __init__(self, masks: Masks, ending: Sequence[int]) -> None:
+        self._follower = Follower(masks)
         self._ending = np.array(ending, np.intp)
 
     def apply(self, logits: Floats) -> None:

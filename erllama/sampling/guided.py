@@ -17,12 +17,12 @@ import llguidance.numpy
 import numpy as np
 
 from erllama.errors import InvalidGrammar
-from erllama.sampling.automaton import TokenBytes
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.expressions import HEADER, lark, limits, place, said
 from erllama.sampling.json_schema import read_schema
 from erllama.sampling.plan import Grammar
 from erllama.sampling.running import Floats
+from erllama.sampling.token_bytes import TokenBytes
 
 T = TypeVar("T")
 

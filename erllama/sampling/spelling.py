@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from erllama.sampling.automaton import TokenBytes
 from erllama.sampling.history import LONGEST_TAIL, Breakers
+from erllama.sampling.token_bytes import TokenBytes
 
 Tokenize = Callable[[str], Sequence[int]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from erllama import InvalidGrammar, RequestError
@@ -11,6 +12,7 @@ from erllama.backend.llama.words import Words
 from erllama.sampling import Grammar, SamplingParams, plan_sampler
 from erllama.sampling.automaton import Automaton
 from erllama.sampling.constraint import compile_grammar
+from erllama.sampling.masks import Masks
 
 
 def grammar(n: int) -> str:
@@ -36,6 +38,34 @@ def test_a_prepared_grammar_is_compiled_once(vocabulary: Vocabulary, compiled: l
         words.prepare(plan_sampler(SamplingParams(grammar=grammar(1))))
         words.constraint(Grammar(grammar(1)))
     assert compiled == [grammar(1)]
+
+
+def test_a_prepared_grammar_has_its_first_masks_ready(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Words(vocabulary)
+    words.prepare(plan_sampler(SamplingParams(grammar=grammar(3))))
+
+    def made(masks: Masks, state: int) -> None:
+        raise AssertionError(f"the mask of {state} is made now")
+
+    monkeypatch.setattr(Masks, "_mask", made)
+    words.constraint(Grammar(grammar(3))).apply(np.zeros(words.size, np.float32))
+
+
+def test_a_grammar_of_which_too_much_is_remembered_is_begun_anew(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Words(vocabulary)
+    plan = plan_sampler(SamplingParams(grammar=grammar(3)))
+    words.prepare(plan)
+    old = words._masks[Grammar(grammar(3))]
+    words.prepare(plan)
+    assert words._masks[Grammar(grammar(3))] is old
+    monkeypatch.setattr("erllama.sampling.automaton.MAX_STATES", 1)
+    words.prepare(plan)
+    assert words._masks[Grammar(grammar(3))] is not old
+    words.constraint(Grammar(grammar(3))).apply(np.zeros(words.size, np.float32))
 
 
 def test_of_many_grammars_those_used_last_are_remembered(

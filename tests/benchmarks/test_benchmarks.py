@@ -60,7 +60,11 @@ FIGURES = {
     ],
     "sampling": [
         *(f"2,000: {name}" for name in SETTINGS),
-        *(f"2,000: {name}, {what}" for name in STRUCTURES for what in ("mean", "worst", "again")),
+        *(
+            f"2,000: {name}, {what}"
+            for name in STRUCTURES
+            for what in ("mean", "worst", "again", "preparing")
+        ),
     ],
     "many_streams": [
         f"tiny: {count} streams, erllama/{loop} loop"

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from erllama import InvalidGrammar
 from erllama.sampling import automaton as module
-from erllama.sampling.automaton import Automaton, Follower, TokenBytes, TooAmbiguous
+from erllama.sampling import masks as masks_module
+from erllama.sampling.automaton import Automaton, TooAmbiguous
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
 from erllama.sampling.gbnf import parse_gbnf
+from erllama.sampling.masks import Follower, Masks
+from erllama.sampling.token_bytes import TokenBytes
 from tests.sampling.grammars import JSON
 
 BYTES = TokenBytes([bytes([byte]) for byte in range(256)])
@@ -93,15 +96,16 @@ TOKENS = TokenBytes([b"a", b"ab", b"b", b"", b"abc", b"\xc3", b"\xa9", b"aa", b"
 def test_a_mask_is_what_following_each_token_says() -> None:
     automaton = made('root ::= ("ab" | "é")* "a"')
     state = 0
+    masks = Masks(automaton, TOKENS)
     for piece in (b"a", b"b", b"\xc3", b"\xa9"):
-        mask = automaton.mask(state, TOKENS)
+        mask = masks.mask(state)
         expected = [bool(one) and automaton.follow(state, one) >= 0 for one in TOKENS.pieces]
         assert mask.tolist() == expected
         state = automaton.follow(state, piece)
 
 
 def test_a_follower_takes_allowed_tokens_only() -> None:
-    follower = Follower(made('root ::= "ab" "c"?'), TOKENS)
+    follower = Follower(Masks(made('root ::= "ab" "c"?'), TOKENS))
     assert follower.allowed().tolist() == [True, True, False, False, True] + [False] * 4
     assert not follower.accept(2)
     assert not follower.accept(3)
@@ -111,7 +115,8 @@ def test_a_follower_takes_allowed_tokens_only() -> None:
 
 
 def constraint(grammar: str) -> GrammarConstraint:
-    return GrammarConstraint(compile_grammar(grammar), TokenBytes([*BYTES.pieces, b""]), [END])
+    tokens = TokenBytes([*BYTES.pieces, b""])
+    return GrammarConstraint(Masks(compile_grammar(grammar), tokens), [END])
 
 
 def test_the_end_comes_only_where_the_text_may_end() -> None:
@@ -165,45 +170,49 @@ def test_what_is_remembered_is_bounded_and_forgetting_changes_nothing(
 ) -> None:
     grammar = 'root ::= "(" root? ")" | "[" root* "]"'
     text = b"[" * 40 + b"(())[]" * 5 + b"]" * 40
-    expected = [Follower(made(grammar), BYTES).allowed().copy()]
-    remembering = Follower(made(grammar), BYTES)
+    expected = [Follower(Masks(made(grammar), BYTES)).allowed().copy()]
+    remembering = Follower(Masks(made(grammar), BYTES))
     for byte in text:
         assert remembering.accept(byte)
         expected.append(remembering.allowed().copy())
     monkeypatch.setattr(module, "MAX_STATES", 12)
-    forgetting = Follower(made(grammar), BYTES)
+    forgetting = Follower(Masks(made(grammar), BYTES))
     for byte, allowed in zip(text, expected, strict=False):
         assert np.array_equal(forgetting.allowed(), allowed)
         assert forgetting.accept(byte)
-        assert len(forgetting._automaton) < 20
+        assert len(forgetting._masks.automaton) < 20
     assert forgetting.complete
-    assert len(remembering._automaton) > 40
+    assert len(remembering._masks.automaton) > 40
 
 
 def test_masks_of_any_depth_are_made_from_those_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     walks: list[int] = []
-    walk = Automaton._walk
+    whole = Masks._whole
 
-    def counted(self: Automaton, state: int, tokens: TokenBytes) -> object:
+    def counted(self: Masks, state: int) -> object:
         walks.append(state)
-        return walk(self, state, tokens)
+        return whole(self, state)
 
-    monkeypatch.setattr(Automaton, "_walk", counted)
+    monkeypatch.setattr(Masks, "_whole", counted)
     brackets = [b"(", b"[", b")", b"]", b"))", b"])]", b")])])])]", b"]]]]]]", b"(]", b"x"]
     tokens = TokenBytes(brackets)
     automaton = made('root ::= "(" root? ")" | "[" root* "]"')
+    masks = Masks(automaton, tokens)
     state = 0
     for step in range(60):
         state = automaton.step(state, b"(["[step % 2])
-        mask = automaton.mask(state, tokens)
+        mask = masks.mask(state)
         assert mask.tolist() == [automaton.follow(state, one) >= 0 for one in brackets]
     assert len(walks) < 15
 
 
-def test_masks_that_are_remembered_are_few() -> None:
+def test_masks_that_are_remembered_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks_module, "_MASKS", 32)
     automaton = made("root ::= [a-c]{100}")
+    masks = Masks(automaton, BYTES)
     state = 0
     for _ in range(90):
-        automaton.mask(state, BYTES)
+        masks.mask(state)
         state = automaton.step(state, ord("a"))
-    assert len(automaton._masks) <= 32
+    assert len(masks._masks) <= 32
+    assert len(masks._walks) <= 32

@@ -18,10 +18,11 @@ from erllama.sampling import (
     draw_seed,
     plan_sampler,
 )
-from erllama.sampling.automaton import TokenBytes
 from erllama.sampling.chain import Chain, Constraint, NothingToDraw
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
 from erllama.sampling.history import Breakers
+from erllama.sampling.masks import Masks
+from erllama.sampling.token_bytes import TokenBytes
 from tests.sampling.grammars import JSON
 from tests.sampling.words import SomeWords
 
@@ -37,7 +38,7 @@ class ByteWords(SomeWords):
         self.tokens = TokenBytes([*(bytes([byte]) for byte in range(256)), *words, b""])
 
     def constraint(self, stage: Grammar) -> Constraint:
-        return GrammarConstraint(compile_grammar(stage.text), self.tokens, self.ending())
+        return GrammarConstraint(Masks(compile_grammar(stage.text), self.tokens), self.ending())
 
 
 def random_params(choose: random.Random) -> SamplingParams:

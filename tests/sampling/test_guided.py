@@ -16,9 +16,9 @@ import pytest
 from erllama.errors import InvalidGrammar
 from erllama.sampling import Grammar
 from erllama.sampling import guided as module
-from erllama.sampling.automaton import TokenBytes
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.guided import Guide, GuidedConstraint
+from erllama.sampling.token_bytes import TokenBytes
 from tests.sampling.schemas import SCHEMAS, Schema
 
 END = 256

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.sampling import Dry, Grammar, IgnoreEnd, SamplerPlan, check_biases
-from erllama.sampling.automaton import Automaton, TokenBytes
 from erllama.sampling.chain import Constraint
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
 from erllama.sampling.history import Breakers
+from erllama.sampling.masks import Masks
 from erllama.sampling.spelling import merged, spelling
+from erllama.sampling.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     from erllama.sampling.guided import Guide
@@ -41,7 +42,7 @@ class Words:
         self._tokens: TokenBytes | None = None
         self._ending: list[int] | None = None
         self._spellings: OrderedDict[str, Breakers] = OrderedDict()
-        self._automata: OrderedDict[Grammar, Automaton] = OrderedDict()
+        self._masks: OrderedDict[Grammar, Masks] = OrderedDict()
         self._starting = threading.Lock()
         self._guide: Guide | None = None
         self._matchers: OrderedDict[Grammar, Any] = OrderedDict()
@@ -64,9 +65,7 @@ class Words:
                 case Dry():
                     self.breakers(stage.breakers)
                 case Grammar(kind="grammar"):
-                    self.tokens()
-                    if self._automaton(stage) is None:
-                        self._remember(self._automata, stage, compile_grammar(stage.text))
+                    self._begun(stage)
                 case Grammar():
                     self._guided(stage)
 
@@ -94,12 +93,29 @@ class Words:
         if stage.kind != "grammar":
             guide, compiled = self._guided(stage)
             return guide.constraint(stage, compiled, self.ending())
-        tokens = self.tokens()
-        automaton = self._automaton(stage)
-        if automaton is None:
-            automaton = compile_grammar(stage.text)
-        self._remember(self._automata, stage, automaton)
-        return GrammarConstraint(automaton, tokens, self.ending())
+        return GrammarConstraint(self._followed(stage), self.ending())
+
+    def _begun(self, stage: Grammar) -> None:
+        """Have the first masks of a grammar that is new; nobody else has it yet."""
+        with self._lock:
+            known = stage in self._masks
+        if known:
+            self._followed(stage)
+            return
+        masks = Masks(compile_grammar(stage.text), self.tokens())
+        masks.begin()
+        self._remember(self._masks, stage, masks)
+
+    def _followed(self, stage: Grammar) -> Masks:
+        """What follows a grammar; made without the lock."""
+        with self._lock:
+            masks = self._masks.get(stage)
+        if masks is None:
+            masks = Masks(compile_grammar(stage.text), self.tokens())
+        elif masks.automaton.full:
+            masks = masks.anew()
+        self._remember(self._masks, stage, masks)
+        return masks
 
     def _guided(self, stage: Grammar) -> tuple[Guide, Any]:
         """What follows a schema or an expression; compiled without the lock."""
@@ -130,11 +146,6 @@ class Words:
 
     def _tokenized(self, text: str) -> Sequence[int]:
         return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
-
-    def _automaton(self, stage: Grammar) -> Automaton | None:
-        with self._lock:
-            known = self._automata.get(stage)
-        return None if known is None or known.full else known
 
     def _remember(self, known: OrderedDict[Grammar, T], stage: Grammar, compiled: T) -> None:
         with self._lock:
