@@ -68,6 +68,7 @@ class StubBackend:
         on_decode: called on the lane before the rows of a step are computed; may give the status
             that it ends with in their place, to play a `llama_decode` that refuses them.
         cells: tokens that all sequences hold together, as in a unified cache; None: n_ctx each.
+        row_ns: what each row is said to have taken; None: what the step took.
         end_after: sampled tokens after which every generation ends by itself; None: never.
     """
 
@@ -84,6 +85,7 @@ class StubBackend:
         on_restore: Callable[[int], None] | None = None,
         on_decode: Callable[[StepPlan], StepStatus | None] | None = None,
         cells: int | None = None,
+        row_ns: int | None = None,
         end_after: int | None = None,
     ) -> None:
         self.row_s = row_s
@@ -96,6 +98,7 @@ class StubBackend:
         self.on_restore = on_restore
         self.on_decode = on_decode
         self.cells = cells
+        self.row_ns = row_ns
         self.end_after = end_after
         self.engines: list[StubEngine] = []
 
@@ -218,9 +221,15 @@ class StubEngine:
             failures=failures,
             greedy=self._greedy(plan) if done else (),
             detail="" if done else f"the stub ends its step as {status!r}",
-            elapsed_ns=time.perf_counter_ns() - started,
+            elapsed_ns=self._elapsed(plan, started),
             logits=self._logits(plan) if plan.keep_logits and done else None,
         )
+
+    def _elapsed(self, plan: StepPlan, started: int) -> int:
+        if self._backend.row_ns is None:
+            return time.perf_counter_ns() - started
+        rows = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
+        return rows * self._backend.row_ns
 
     def embed(self, plan: EmbedPlan) -> EmbedOutcome:
         started = time.perf_counter_ns()

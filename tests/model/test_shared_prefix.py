@@ -9,7 +9,15 @@ from typing import Any
 from erllama import Completion, Model
 from erllama.actor.testing import settle
 from erllama.model.messages import WaitedEnough
-from tests.model.staging import Stage, always, asked, assert_as_new, floor_of, fresh_tokens
+from tests.model.staging import (
+    Stage,
+    always,
+    asked,
+    assert_as_new,
+    floor_of,
+    fresh_tokens,
+    until,
+)
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 SHARED = [1 + i % 199 for i in range(1_024)]
@@ -159,16 +167,13 @@ async def test_a_low_one_has_the_class_of_the_one_that_waits_for_its_prompt_and_
         await stage.held.wait()
         assert classes(model) == ["low"]
         high = asked(model, prompt(1), max_tokens=8, priority="high")
-        await settle()
-        assert (classes(model), model.status().pending) == (["high"], 1)
+        await until(lambda: (classes(model), model.status().pending) == (["high"], 1))
         high.cancel()
-        await settle()
-        assert (classes(model), model.status().pending) == (["low"], 0)
+        await until(lambda: (classes(model), model.status().pending) == (["low"], 0))
         asked_again = asked(model, prompt(1), max_tokens=8, priority="high")
-        await settle()
-        assert classes(model) == ["high"]
+        await until(lambda: classes(model) == ["high"])
         await stage.go_on_to(lambda plan: plan.prefill is not None and 201 in plan.prefill.tokens)
-        assert classes(model) == ["low", "high"]
+        await until(lambda: classes(model) == ["low", "high"])
         stage.resume()
         assert (await low).tokens == await fresh_tokens(prompt(0), max_tokens=500, **GREEDY)
         assert (await asked_again).tokens == await fresh_tokens(prompt(1), max_tokens=8, **GREEDY)
@@ -176,14 +181,14 @@ async def test_a_low_one_has_the_class_of_the_one_that_waits_for_its_prompt_and_
 
 
 async def test_a_high_one_does_not_wait_for_those_between_it_and_the_low_one() -> None:
-    stage = Stage()
+    stage = Stage(row_ns=1_000)  # the classes share time, so each row has to take the same
     async with stage.model(**OPTIONS, n_batch=64) as model:
         stage.pause(always)
         low = asked(model, prompt(0), max_tokens=8, priority="low")
         await stage.held.wait()
         between = asked(model, [7] * 3_500, max_tokens=8)
         high = asked(model, prompt(1), max_tokens=8, priority="high")
-        await settle()
+        await until(lambda: (len(classes(model)), model.status().pending) == (2, 1))
         n = len(stage.plans)
         stage.resume()
         await high
