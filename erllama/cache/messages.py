@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from erllama.cache.files import Found
 from erllama.cache.policy import Reason
@@ -13,8 +14,7 @@ from erllama.cache.row import RowId, RowMeta
 from erllama.cache.trie import Row, Tier
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
+class NewRow(msgspec.Struct, frozen=True):
     """A row that was just taken out of a sequence: `parts` are its payload, in order."""
 
     meta: RowMeta
@@ -26,8 +26,7 @@ class NewRow:
         return sum(memoryview(part).nbytes for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """Call to the arbiter: keep these rows if there is room; answered once that is decided."""
 
     rows: tuple[NewRow, ...]
@@ -36,8 +35,7 @@ class Offer:
     write_through: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """Urgent to the arbiter: a tier has (re)started and holds exactly these rows."""
 
     tier: Tier
@@ -46,8 +44,7 @@ class Opened:
     writable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Bad:
+class Bad(msgspec.Struct, frozen=True):
     """Urgent to the arbiter: a row was read back wrong, or was not there."""
 
     row: Row
@@ -55,30 +52,26 @@ class Bad:
     missing: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Promote:
+class Promote(msgspec.Struct, frozen=True):
     """Urgent to the arbiter: these rows were read from files and are hot."""
 
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(msgspec.Struct, frozen=True):
     """Call to the arbiter: the right to write a row into a tier; a `Reservation` or None."""
 
     row: NewRow
     tier: Tier
 
 
-@dataclass(frozen=True, slots=True)
-class StillWanted:
+class StillWanted(msgspec.Struct, frozen=True):
     """Call to the arbiter: whether the reservation holds."""
 
     reservation: Reservation
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """Call to the arbiter: the row has its name in the tier; `size` 0: it could not be written."""
 
     reservation: Reservation
@@ -87,64 +80,55 @@ class Written:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Free:
+class Free(msgspec.Struct, frozen=True):
     """Call to the arbiter: evict this many bytes, from these tiers; answered with `Freed`."""
 
     n_bytes: int
     tiers: tuple[Tier, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Freed:
+class Freed(msgspec.Struct, frozen=True):
     """What was evicted."""
 
     rows: int
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Collect:
+class Collect(msgspec.Struct, frozen=True):
     """Call to the arbiter: remove rows that nothing can reach; answered with `Freed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True):
     """Call to the RAM tier: hold a row."""
 
     row: RowId
     parts: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """Urgent to a tier: delete these rows."""
 
     rows: tuple[RowId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
+class SetAside(msgspec.Struct, frozen=True):
     """Urgent to a tier of files: move a bad row's file out of the way."""
 
     row: RowId
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """Cast to the writers: publish a row in a tier of files."""
 
     row: NewRow
     tier: Tier
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True):
     """Call to the writers: answered once everything that was queued before is written."""
 
 
-@dataclass(frozen=True, slots=True)
-class TierPlace:
+class TierPlace(msgspec.Struct, frozen=True):
     """Where a tier of files lies, how much it may hold, and how it is opened."""
 
     tier: Tier

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from erllama.backend.base import Buffer, EmbedOutcome, SavedState, StepOutcome
 from erllama.cache.lookup import Hit
@@ -17,29 +18,25 @@ from erllama.model.scheduler import Entry
 from erllama.model.scope import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True):
     """Call: carry out a request; answered with its `Completion` when it is over."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True):
     """Urgent: end a request now, with what it has."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(msgspec.Struct, frozen=True):
     """Urgent: the time of a request is over."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class StepDone:
+class StepDone(msgspec.Struct, frozen=True):
     """Urgent: the lane is through with a step; `following` is the one that it went on with."""
 
     outcome: StepOutcome | None
@@ -47,67 +44,57 @@ class StepDone:
     following: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepTooLong:
+class StepTooLong(msgspec.Struct, frozen=True):
     """Urgent: a step has had all the time that it may take."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True):
     """Urgent: a step that was aborted for its length has had time to come back."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class LookAtErrands:
+class LookAtErrands(msgspec.Struct, frozen=True):
     """Urgent: see whether the lane is at one thing between steps for too long."""
 
 
-@dataclass(frozen=True, slots=True)
-class ErrandGiveUp:
+class ErrandGiveUp(msgspec.Struct, frozen=True):
     """Urgent: what took too long between steps has had time to come back."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class LaneBack:
+class LaneBack(msgspec.Struct, frozen=True):
     """Urgent: the lane was given up and works again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(msgspec.Struct, frozen=True):
     """Urgent: the engine has a fresh context, or not."""
 
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedTooLong:
+class QueuedTooLong(msgspec.Struct, frozen=True):
     """Urgent: a request has waited for a sequence as long as it may."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderCaughtUp:
+class ReaderCaughtUp(msgspec.Struct, frozen=True):
     """Urgent: the reader of a paused request has made room."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderStalls:
+class ReaderStalls(msgspec.Struct, frozen=True):
     """Urgent: the reader of a paused request has not made room for long."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class SpillDone:
+class SpillDone(msgspec.Struct, frozen=True):
     """Urgent: the lane has taken the state of a request off its sequence, or not."""
 
     job: Job
@@ -116,16 +103,14 @@ class SpillDone:
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
-class Unspilled:
+class Unspilled(msgspec.Struct, frozen=True):
     """Tag of the background task that makes a spilled state ready to be put back."""
 
     job: Job
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class PutBack:
+class PutBack(msgspec.Struct, frozen=True):
     """Urgent: the lane has put a spilled state on a sequence, or not."""
 
     job: Job
@@ -133,27 +118,23 @@ class PutBack:
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
-class SessionsIdle:
+class SessionsIdle(msgspec.Struct, frozen=True):
     """Urgent: a session that is idle since then is so for too long."""
 
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class EndSession:
+class EndSession(msgspec.Struct, frozen=True):
     """Call: forget a session, and what it holds."""
 
     session_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitReady:
+class AwaitReady(msgspec.Struct, frozen=True):
     """Call: answered with the `ModelInfo` once the model is loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenize:
+class Tokenize(msgspec.Struct, frozen=True):
     """Call: answered with token ids."""
 
     text: str
@@ -161,27 +142,23 @@ class Tokenize:
     parse_special: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Detokenize:
+class Detokenize(msgspec.Struct, frozen=True):
     """Call: answered with text."""
 
     tokens: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class CachedPrefix:
+class CachedPrefix(msgspec.Struct, frozen=True):
     """Call: answered with how many of the tokens are in the cache."""
 
     tokens: array.array[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Evict:
+class Evict(msgspec.Struct, frozen=True):
     """Call: answered once what was running is over, and in the cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowsRead:
+class RowsRead(msgspec.Struct, frozen=True):
     """Tag of the background task that reads the rows of a hit."""
 
     job: Job
@@ -191,8 +168,7 @@ class RowsRead:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreDone:
+class RestoreDone(msgspec.Struct, frozen=True):
     """Urgent: the lane has put a state into the sequence, or not."""
 
     job: Job
@@ -201,8 +177,7 @@ class RestoreDone:
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
-class Saving:
+class Saving(msgspec.Struct, frozen=True):
     """Rows that are being taken out of a sequence, and on their way into the cache."""
 
     number: int
@@ -214,8 +189,7 @@ class Saving:
     logits: Buffer | None
 
 
-@dataclass(frozen=True, slots=True)
-class SaveDone:
+class SaveDone(msgspec.Struct, frozen=True):
     """Urgent: the lane has taken rows out of the sequence."""
 
     saving: Saving
@@ -223,87 +197,75 @@ class SaveDone:
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     """Tag of the background task that hands rows to the arbiter."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class WaitedEnough:
+class WaitedEnough(msgspec.Struct, frozen=True):
     """Urgent: a request has waited for rows being saved as long as its policy allows."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenized:
+class Tokenized(msgspec.Struct, frozen=True):
     """Tag of the background task that tokenizes a prompt."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class Embed:
+class Embed(msgspec.Struct, frozen=True):
     """Call: answered with a vector for each input."""
 
     job: EmbedJob
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedCancel:
+class EmbedCancel(msgspec.Struct, frozen=True):
     """Urgent: nobody waits for these vectors any more."""
 
     job: EmbedJob
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedTokenized:
+class EmbedTokenized(msgspec.Struct, frozen=True):
     """Tag of the background task that tokenizes and checks inputs."""
 
     job: EmbedJob
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedDone:
+class EmbedDone(msgspec.Struct, frozen=True):
     """Urgent: the lane is through with a call of `embed`; None where a vector is not finite."""
 
     result: tuple[EmbedOutcome, list[Vector | None]] | None
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedTooLong:
+class EmbedTooLong(msgspec.Struct, frozen=True):
     """Urgent: a call of `embed` has had all the time that it may take."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedGiveUp:
+class EmbedGiveUp(msgspec.Struct, frozen=True):
     """Urgent: a call of `embed` that was aborted for its length has had time to come back."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoadAdapter:
+class LoadAdapter(msgspec.Struct, frozen=True):
     """Call: answered with the `Adapter` once it is in force for new requests."""
 
     path: str
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
-class UnloadAdapter:
+class UnloadAdapter(msgspec.Struct, frozen=True):
     """Call: new requests do without this adapter; it is freed behind those that have it."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetAdapterScale:
+class SetAdapterScale(msgspec.Struct, frozen=True):
     """Call: new requests have this adapter so strongly."""
 
     id: int
