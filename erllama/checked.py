@@ -8,7 +8,6 @@ only when it decodes.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -95,6 +94,8 @@ def unknown_keyword(owner: str, name: str, known: typing.Iterable[str]) -> str:
     "Request has no option 'max_token'; did you mean 'max_tokens'?"
     """
     choices = sorted(known)
+    import difflib  # here, for few programs come to need it
+
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(choices)}"
     return f"{owner} has no option {name!r}; {hint}"

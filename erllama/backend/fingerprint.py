@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -157,6 +156,8 @@ def _size(path: pathlib.Path) -> int:
 
 def _replace(target: pathlib.Path, data: bytes) -> None:
     """Write `target` so that a reader sees the old bytes or the new, never half of them."""
+    import tempfile  # here, for it brings the compression modules with it
+
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as temporary:
         temporary.write(data)
     pathlib.Path(temporary.name).replace(target)

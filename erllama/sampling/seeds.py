@@ -7,7 +7,7 @@ what the unbroken one would have drawn.
 
 from __future__ import annotations
 
-import secrets
+import os
 
 from erllama.sampling.params import MAX_SEED
 
@@ -33,7 +33,7 @@ def xtc_seed(seed: int) -> int:
 
 def fresh_seed() -> int:
     """A seed for a request that brought none."""
-    return secrets.randbelow(MAX_SEED + 1)
+    return int.from_bytes(os.urandom(8), "little") & MAX_SEED
 
 
 def _mix(z: int) -> int:
