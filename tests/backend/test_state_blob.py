@@ -86,6 +86,7 @@ def parse(shape: Shape, data: Bytes, n: int, *, seq: int = 0, stream: int = 0) -
     state = State(shape, n, data, seq=seq, stream=stream, first=first)
     if state.size != len(data):
         raise BadState(f"{len(data)} bytes instead of {state.size}")
+    state.sort_cells()
     state.check_headers()
     return state
 
@@ -129,6 +130,50 @@ def test_a_state_written_by_hand_is_read_and_written_byte_for_byte(
     assert made.full is not None
     made.full.put(0, np.frombuffer(rows, np.uint8), 3, 3)
     assert made.bytes.tobytes() == data
+
+
+def shuffled(data: Bytes, shape: Shape, n: int, *, first: int = 0) -> Bytes:
+    """The same state with its cells in another order, as in a buffer that sequences share."""
+    state = State(shape, n, data.copy(), first=first)
+    for view, cells in ((state.full, n), (state.window, n - first)):
+        if view is None:
+            continue
+        order = np.random.default_rng(cells).permutation(cells)
+        at = view.headers[1][0] + 4
+        meta = view._state[at : at + 12 * cells].reshape(cells, 12)
+        meta[:] = meta[order]
+        for i in range(len(view._shape.layers)):
+            view.keys(i)[:] = view.keys(i)[order]
+            view.values(i)[:] = view.values(i)[order]
+    return state.bytes
+
+
+@pytest.mark.parametrize("v_trans", [False, True])
+@pytest.mark.parametrize("family", ["plain", "sliding_window", "hybrid"])
+def test_cells_of_a_shared_buffer_are_read_in_the_order_of_their_positions(
+    family: Family, v_trans: bool
+) -> None:
+    shape = shape_of(family, n_stream=1, v_trans=v_trans)
+    first = 7 if family == "sliding_window" else 0
+    state = build(shape, 20, first=first)
+    found = shuffled(state.bytes, shape, 20, first=first)
+    assert found.tobytes() != state.bytes.tobytes()
+    assert parse(shape, found, 20).bytes.tobytes() == state.bytes.tobytes()
+
+
+def test_cells_out_of_order_in_a_stream_of_their_own_are_refused() -> None:
+    shape = shape_of("plain", n_stream=4, v_trans=False)
+    state = build(shape, 20)
+    with pytest.raises(BadState, match="unexpected bytes"):
+        parse(shape, shuffled(state.bytes, shape, 20), 20)
+
+
+def test_positions_that_are_missing_or_twice_are_refused() -> None:
+    shape = shape_of("plain", n_stream=1, v_trans=False)
+    found = shuffled(build(shape, 20).bytes, shape, 20)
+    found[16:20] = found[28:32]  # the position of the second cell, for the first too
+    with pytest.raises(BadState, match="unexpected bytes"):
+        parse(shape, found, 20)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -332,7 +377,7 @@ def test_every_bit_of_every_header_matters() -> None:
             for bit in range(8):
                 state.bytes[at] ^= 1 << bit
                 with pytest.raises(BadState):
-                    parse(shape, state.bytes, 3)
+                    parse(shape, state.bytes.copy(), 3)
                 state.bytes[at] ^= 1 << bit
         parse(shape, state.bytes, 3)
 

@@ -242,6 +242,21 @@ class AttentionView:
         keys = [self.keys(layer)[start:stop].reshape(-1) for layer in layers]
         return keys + [self.values(layer)[start:stop].reshape(-1) for layer in layers]
 
+    def sort(self) -> None:
+        """Bring the cells, as they were read, into the order of their positions.
+
+        In a buffer that sequences share, a new token takes any cell that is free.
+        """
+        at = self.headers[1][0] + 4
+        meta = self._state[at : at + self.cells * _META.itemsize].view(_META)
+        order = np.argsort(meta["pos"], kind="stable")
+        if (order[1:] > order[:-1]).all():
+            return
+        meta[:] = meta[order]
+        for layer in range(len(self._shape.layers)):
+            self.keys(layer)[:] = self.keys(layer)[order]
+            self.values(layer)[:] = self.values(layer)[order]
+
     def clear(self, stop: int) -> None:
         """Zero the rows before cell `stop`."""
         for layer in range(len(self._shape.layers)):
@@ -302,6 +317,15 @@ class State:
         """Write everything that is not rows or tensors."""
         for offset, header in self._headers:
             self.bytes[offset : offset + len(header)] = np.frombuffer(header, np.uint8)
+
+    def sort_cells(self) -> None:
+        """Bring a state as it was read into the order of a context where nothing else lies.
+
+        Where each sequence has a stream of its own, it is so already.
+        """
+        for section, view in ((self.shape.full, self.full), (self.shape.window, self.window)):
+            if section is not None and view is not None and section.n_stream == 1:
+                view.sort()
 
     def check_headers(self) -> None:
         """Raise `BadState` unless everything that is not rows or tensors is as it must be."""

@@ -287,6 +287,7 @@ class States:
         state = State(self.shape, n, data, seq=seq, stream=stream, first=first)
         if state.size != len(data):
             raise BadState(f"{len(data)} bytes instead of {state.size}")
+        state.sort_cells()
         state.check_headers()
         return state
 
