@@ -47,6 +47,7 @@ from erllama.errors import (
     CallTimeout,
     ConfigError,
     EngineCrashed,
+    EngineStuck,
     ModelAlreadyLoaded,
     ModelLoadError,
     ModelNotFound,
@@ -167,6 +168,8 @@ class Runtime:
         for model_id in list(self._specs):
             self._forget(model_id)
         try:
+            with contextlib.suppress(EngineStuck):
+                await self._lane.start()  # if it just went down: engines are freed on it
             await root.stop(deadline=self.config.shutdown_s + _STOP_MARGIN_S)
         finally:
             self._workers.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from erllama import EngineCrashed, ModelLoadError, Runtime, RuntimeStopped
+from erllama import EngineCrashed, ModelLoadError, ModelNotFound, Runtime, RuntimeStopped
 from erllama.actor import kill
 from erllama.actor.testing import settle
 from erllama.backend.base import StepPlan
@@ -180,6 +180,30 @@ def bytes_of(plan: StepPlan) -> bytes:
 
 async def until_back(runtime: Runtime) -> None:
     await until(lambda: runtime.status().lane.alive and runtime.status().models[0].phase == "idle")
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 4, 8])
+async def test_a_runtime_that_is_stopped_right_after_its_lane_went_down_frees_everything(
+    turns: int,
+) -> None:
+    stage = Stage()
+    async with asyncio.timeout(PATIENCE_S):
+        runtime = Runtime(backend=lambda: stage.backend)
+        await runtime.start()
+        model = await runtime.load_model("a.gguf", n_seq_max=3)
+        asking = [asyncio.create_task(model.complete(f"hello {n}")) for n in range(5)]
+        await asyncio.sleep(0)
+        lane = runtime._lane
+        lane.submit_then(lane.new_owner(), leave, lambda *_: None)
+        while lane.status().alive:
+            time.sleep(0.001)  # noqa: ASYNC251 (no turn of the loop: nobody may know it yet)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await runtime.stop()
+        for task in asking:
+            with pytest.raises((EngineCrashed, ModelNotFound)):
+                await task
+    assert all(engine.closed for engine in stage.backend.engines)
 
 
 async def test_a_lane_that_goes_down_too_often_takes_its_runtime_down() -> None:
