@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from erllama import Completion, Done, Model, SessionBusy, Stream, Text
+
+T = TypeVar("T")
 
 PREFIXES = 3
 """Beginnings of prompts that many requests share."""
@@ -142,14 +145,23 @@ async def client(world: World, name: str, n: int) -> None:
     context: tuple[int, ...] = ()
     for _ in range(n):
         ask = world.ask(context, session)
-        done = await carry_out(world, ask)
+        done = await once_it_is_free(partial(carry_out, world, ask))
         await world.turn(over=1)
         context = tuple(done.context_tokens) if session and done is not None else ()
         for _ in range(world.chance.randrange(20)):
             await asyncio.sleep(0)
     if session is not None:
-        await world.model.end_session(session)
+        await once_it_is_free(partial(world.model.end_session, session))
     await world.turn(at_work=-1)
+
+
+async def once_it_is_free(work: Callable[[], Awaitable[T]]) -> T:
+    """Do it when the session's request that was cancelled a moment ago has ended."""
+    while True:
+        try:
+            return await work()
+        except SessionBusy:
+            await asyncio.sleep(0)
 
 
 async def operator(world: World) -> None:
