@@ -39,6 +39,18 @@ def test_a_deterministic_context_keeps_a_cell_behind_a_full_sequence(
     assert (found.n_ctx, found.cells) == (n_ctx, cells)
 
 
+@pytest.mark.parametrize(
+    ("asked", "n_ctx", "cells"),
+    [(512, 511, 512), (500, 511, 512), (513, 767, 768), (256, 256, 512)],
+)
+def test_the_cell_behind_a_full_sequence_does_not_take_it_over_the_original_context(
+    asked: int, n_ctx: int, cells: int
+) -> None:
+    config = ContextConfig(n_seq_max=8, deterministic=True)
+    found = plan_room(config, asked, original=512)
+    assert (found.n_ctx, found.cells) == (n_ctx, cells)
+
+
 def test_more_sequences_than_llama_cpp_can_have_are_refused_by_name() -> None:
     config = ContextConfig(n_seq_max=200)
     check_room(config, plan_room(config, 256), 200)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from erllama import PromptTooLong
 from erllama.backend.llama import devices
 from erllama.backend.llama.library import llama
 from erllama.config import ModelConfig
@@ -125,6 +126,28 @@ async def test_rotary_factors_that_the_context_chooses_are_part_of_the_name(
         assert answer.record.logits == cold.record.logits
         reads.append(answer.completion.cache.read)
     assert reads == [0, 0, 200, 200, 200]
+
+
+async def test_a_deterministic_context_of_the_original_length_has_the_factors_of_that_length() -> (
+    None
+):
+    """The cell that it needs behind a full sequence must not make it a long one."""
+    case = Case("longrope", "plain", LongRope())
+    first = []
+    for options in ({"n_ctx": 512}, {"n_ctx": 512, "deterministic": True}, {"n_ctx": 1_024}):
+        async with room() as here:
+            seat = await here.load(case, **options)
+            answer = await seat.ask(seat.prompt(200), 1)
+            first.append(answer.record.logits)
+            longest = seat.model.info().n_ctx
+    assert first[0] == first[1] != first[2]
+    assert longest == 1_024
+    async with room() as here:
+        seat = await here.load(case, n_ctx=512, deterministic=True)
+        assert seat.model.info().n_ctx == 511
+        assert len((await seat.ask(seat.prompt(500), 12)).tokens) == 12
+        with pytest.raises(PromptTooLong):
+            await seat.ask(seat.prompt(512), 1)
 
 
 async def test_other_weights_under_the_same_name_never_hit(tmp_path: Path) -> None:

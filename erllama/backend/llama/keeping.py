@@ -62,14 +62,24 @@ def rope_factors(headers: Sequence[GgufHeader], model: Any, context: Any) -> Rop
     Args:
         headers: of all parts of the model, the first one first.
     """
+    original = original_context(headers, model)
+    if original is None:
+        return ""
+    return "long" if llama().llama_n_ctx_seq(context) > original else "short"
+
+
+def original_context(headers: Sequence[GgufHeader], model: Any) -> int | None:
+    """The longest context, in tokens, that has the short rotary factors; None: there is no choice.
+
+    Args:
+        headers: of all parts of the model, the first one first.
+    """
     metadata = headers[0].metadata if headers else {}
     arch = metadata.get("general.architecture", "")
     if metadata.get(f"{arch}.rope.scaling.type") != "longrope" and not _has(headers, _LONG_FACTORS):
-        return ""
+        return None
     original = metadata.get(f"{arch}.rope.scaling.original_context_length")
-    if not isinstance(original, int):
-        original = llama().llama_model_n_ctx_train(model)
-    return "long" if llama().llama_n_ctx_seq(context) > original else "short"
+    return original if isinstance(original, int) else int(llama().llama_model_n_ctx_train(model))
 
 
 def rows_to_test(headers: Sequence[GgufHeader]) -> int:

@@ -34,6 +34,7 @@ from erllama.backend.llama.header_check import find_fault
 from erllama.backend.llama.keeping import (
     Kept,
     RopeFactors,
+    original_context,
     rope_factors,
     rows_to_test,
     state_capabilities,
@@ -310,7 +311,7 @@ class LlamaLoading:
     def _room(self, model: Any) -> Room:
         trained = int(llama().llama_model_n_ctx_train(model))
         n_ctx = self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
-        return plan_room(self._config, n_ctx)
+        return plan_room(self._config, n_ctx, original=original_context(self._headers, model))
 
     def _check_options(self, header: GgufHeader) -> None:
         """Refuse options that this model cannot have, before memory is taken for them."""

@@ -33,16 +33,23 @@ class Room(msgspec.Struct, frozen=True):
         return self.n_seq * self.cells
 
 
-def plan_room(config: ContextConfig, n_ctx: int) -> Room:
+def plan_room(config: ContextConfig, n_ctx: int, *, original: int | None = None) -> Room:
     """The room for `config.n_seq_max` requests of up to `n_ctx` tokens.
 
     A deterministic context pads every call to a number of rows that is computed alike: that takes
     further sequences, and a cell behind a full context.
+
+    Args:
+        original: most cells with which the model computes as it was trained first (LongRoPE).
+            A request of just this length has to do without its last token where the cell behind
+            it would change all numbers.
     """
     rounded = _round_up(n_ctx, _CELLS)
     if not config.deterministic:
         return Room(n_ctx=rounded, n_seq=config.n_seq_max, cells=rounded)
     cells = _round_up(n_ctx + 1, _CELLS)
+    if original is not None and rounded <= original < cells:
+        cells = rounded
     return Room(n_ctx=min(rounded, cells - 1), n_seq=padded_rows(config.n_seq_max), cells=cells)
 
 
