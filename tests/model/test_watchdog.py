@@ -121,6 +121,27 @@ async def test_one_that_was_told_to_end_in_a_step_that_hangs_just_ends(clock: Ma
         await assert_as_new(model)
 
 
+async def test_the_log_says_where_all_threads_are_when_a_step_hangs(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage()
+    async with stage.model(step_timeout_s=BOUND_S) as model:
+        stage.hang(decoding)
+        task = asked(model, prompt(1))
+        await stage.held.wait()
+        await settle()
+        await clock.advance(BOUND_S * 0.9)
+        assert caplog.text == ""
+        await pass_the_bound(clock)
+        stage.hang(lambda _: False)
+        with pytest.raises(EngineStuck):
+            await task
+        await assert_as_new(model)
+    (said,) = [record.getMessage() for record in caplog.records if "step_timeout_s" in record.msg]
+    assert "stub.py" in said, "the lane, in the engine's step"
+    assert "too_long" in said, "the event loop"
+
+
 async def test_many_quick_steps_together_are_not_too_long(clock: ManualClock) -> None:
     stage = Stage()
     async with stage.model(n_seq_max=2, step_timeout_s=BOUND_S) as model:
