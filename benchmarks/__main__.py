@@ -26,6 +26,8 @@ NAMES = (
     "many_streams",
     "shared_prefix",
     "stall",
+    "mixed_settings",
+    "chat_turns",
     "soak",
     "plan_time",
 )

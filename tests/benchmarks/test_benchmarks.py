@@ -76,6 +76,12 @@ FIGURES = {
         "tiny: longest gap, erllama/bound",
         "tiny: the prompt's first token, beside a stream/alone",
     ],
+    "mixed_settings": ["tiny: 8 streams, mixed/greedy settings"],
+    "chat_turns": [
+        "tiny: first token, last third/first",
+        "tiny: the same, beside a chat in place",
+        "tiny: last third, without cache/with",
+    ],
     "soak": [
         "tiny: errors",
         "tiny: leaked sequences",
