@@ -481,7 +481,7 @@ class Model:
         return Job(
             prompt=prompt,
             request=request,
-            seed=fresh_seed() if seed is None else seed,
+            seed=fresh_seed(os.urandom(8)) if seed is None else seed,
             asked=self._directory.clock.now(),
             sink=None,
             prefill_only=prefill_only,

@@ -7,8 +7,6 @@ what the unbroken one would have drawn.
 
 from __future__ import annotations
 
-import os
-
 from erllama.sampling.params import MAX_SEED
 
 _MASK = 2**64 - 1
@@ -31,9 +29,9 @@ def xtc_seed(seed: int) -> int:
     return draw_seed(seed, _XTC)
 
 
-def fresh_seed() -> int:
-    """A seed for a request that brought none."""
-    return int.from_bytes(os.urandom(8), "little") & MAX_SEED
+def fresh_seed(noise: bytes) -> int:
+    """A seed for a request that brought none, of eight random bytes."""
+    return int.from_bytes(noise, "little") & MAX_SEED
 
 
 def _mix(z: int) -> int:

@@ -82,6 +82,6 @@ def test_every_bit_is_set_half_of_the_time() -> None:
 
 
 def test_fresh_seeds_differ_and_are_valid() -> None:
-    drawn = {fresh_seed() for _ in range(100)}
+    drawn = {fresh_seed(number.to_bytes(8, "big")) for number in range(100)}
     assert len(drawn) == 100
-    assert all(0 <= seed <= MAX_SEED for seed in drawn)
+    assert {fresh_seed(bytes(8)), fresh_seed(b"\xff" * 8)} == {0, MAX_SEED}
