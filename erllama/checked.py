@@ -59,8 +59,22 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, metaclass=_CheckedMeta)
             checked = msgspec.convert(values, _twin(type(self)))
         except msgspec.ValidationError as wrong:
             raise self._explain(str(wrong), values) from None
+        except Exception as wrong:  # half of a surrogate pair; objects that raise when looked at
+            raise self._explain_odd(wrong, values) from None
         for name in self.__struct_fields__:  # a list given for a tuple becomes one
             msgspec.structs.force_setattr(self, name, getattr(checked, name))
+
+    def _explain_odd(self, wrong: Exception, values: dict[str, object]) -> Exception:
+        """What is told of a value that cannot even be looked at."""
+        twin = _twin(type(self))
+        for name, value in values.items():
+            try:
+                msgspec.convert({name: value}, twin)
+            except Exception as error:
+                if type(error) is type(wrong):
+                    option = f"{type(self).__name__}.{name}"
+                    return self.error(f"{option}: a value that cannot be used: {wrong}")
+        return self.error(f"{type(self).__name__}: a value that cannot be used: {wrong}")
 
     def _explain(self, message: str, values: dict[str, object]) -> Exception:
         where = _WHERE.search(message)
@@ -70,7 +84,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, metaclass=_CheckedMeta)
         expected = _expectation(type(self), name, message[: where.start()])
         meaning = describe(type(self)).get(name, "")
         option = f"{type(self).__name__}.{name}"
-        got = "another value" if name in self.secret else _short(values[name])
+        got = "another value" if name in self.secret else shown(values[name])
         return self.error(f"{option}: {expected}, got {got}. {meaning}".strip())
 
 
@@ -150,9 +164,20 @@ def _number(bound: float) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    """Paths as text, and text of a subclass as what it is, whatever it says."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if type(value) in (list, tuple) and any(isinstance(one, str) for one in value):
+        return [str.__str__(one) if isinstance(one, str) else one for one in value]
+    return value
 
 
-def _short(value: object, limit: int = 60) -> str:
-    text = repr(value)
+def shown(value: object, limit: int = 60) -> str:
+    """A value as a message shows it: shortened, and whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # nested too deep, or an object of its own mind
+        text = f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from msgspec import Meta
 
+from erllama import ContextConfig
 from erllama.checked import Checked, describe, unknown_keyword
 from erllama.errors import ConfigError, RequestError
 
@@ -132,3 +133,12 @@ def test_every_field_is_described_once() -> None:
         "path": "Where.",
         "bare": "",
     }
+
+
+def test_a_value_that_cannot_be_written_down_is_refused_all_the_same() -> None:
+    deep: list[object] = []
+    for _ in range(3_000):
+        deep = [deep]
+    for value in (deep, "\ud800"):
+        with pytest.raises(ConfigError, match=r"ContextConfig\.n_ctx: "):
+            ContextConfig(n_ctx=value)  # type: ignore[arg-type]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pathlib
 
+from erllama.checked import shown
 from erllama.errors import RequestError
 from erllama.types import Adapter
 
@@ -19,9 +19,9 @@ def check_scale(scale: object) -> float:
         RequestError: it is none, or beyond a million.
     """
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if number and math.isfinite(scale) and abs(scale) <= _MOST_SCALE:  # type: ignore[arg-type]
+    if number and abs(scale) <= _MOST_SCALE:  # type: ignore[arg-type]  # nan is not
         return float(scale)  # type: ignore[arg-type]
-    raise RequestError(f"scale: expected a number from -1e6 to 1e6, got {scale!r}")
+    raise RequestError(f"scale: expected a number from -1e6 to 1e6, got {shown(scale)}")
 
 
 def check_adapter(adapter: object) -> Adapter:

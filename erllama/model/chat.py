@@ -14,7 +14,7 @@ from erllama.errors import NotSupported
 from erllama.model.chat_memory import ChatMemory, Known, joined
 from erllama.model.job import Job
 from erllama.model.markers import THINKING
-from erllama.model.request import Request
+from erllama.model.request import Request, check_fits
 from erllama.text import render_chat
 from erllama.types import Completion, ModelInfo
 
@@ -23,6 +23,7 @@ Tokenizer = Callable[[str, bool], Awaitable[list[int]]]
 """Ids of a text; with the tokens that begin or end one, or without."""
 Detokenizer = Callable[[list[int]], Awaitable[str]]
 
+_NEAR = 1_000  # characters from the beginning or the end
 _ANCHORS = ("\n", ".", "a")
 
 
@@ -50,6 +51,7 @@ async def render(
     tools: Sequence[Mapping[str, Any]] | None,
     add_generation_prompt: bool,
     variables: Mapping[str, Any] | None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a chat, by the model's template.
 
@@ -72,6 +74,7 @@ async def render(
         bos_token=info.bos_token,
         eos_token=info.eos_token,
         variables=variables,
+        defaults=defaults,
         now=datetime.datetime.now(),
     )
 
@@ -79,7 +82,7 @@ async def render(
 async def tokenize_whole(info: ModelInfo, text: str, tokenize: Tokenizer) -> list[int]:
     """Ids of a rendered chat."""
     # What the template left out is added, as llama.cpp does; a second one would be a fault.
-    begun = text.lstrip().startswith(info.bos_token)
+    begun = text[:_NEAR].lstrip().startswith(info.bos_token)
     return await tokenize(text, not begun)
 
 
@@ -102,17 +105,11 @@ async def tokenize_behind(
     return None
 
 
-def with_thinking(
-    request: Request, variables: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    """The template's variables; templates know `Request.thinking` by two names."""
-    if request.thinking is None or (variables is not None and not isinstance(variables, Mapping)):
-        return variables
-    return {
-        "enable_thinking": request.thinking,
-        "thinking": request.thinking,
-        **(variables or {}),
-    }
+def thinking_variables(request: Request) -> dict[str, bool]:
+    """Templates know `Request.thinking` by two names."""
+    if request.thinking is None:
+        return {}
+    return {"enable_thinking": request.thinking, "thinking": request.thinking}
 
 
 async def chat_prompt(
@@ -126,13 +123,21 @@ async def chat_prompt(
 ) -> ChatPrompt:
     """The prompt of a rendered chat, with the ids that its earlier turns had."""
     begin = info.thinking_markers[:1]
-    inside = THINKING if begin and text.rstrip().endswith(begin) else None
+    inside = THINKING if begin and text[-_NEAR:].rstrip().endswith(begin) else None
     for known in (await asyncio.to_thread(memory.begins, salt, text))[:1]:
         ids = await tokenize_behind(text[len(known.text) :], tokenize, detokenize)
         if ids is not None:
+            _check_fits(info, len(known.tokens) + len(ids))
             return ChatPrompt(text, joined(known, ids), known.finish_key, inside)
-    whole = array.array("i", await tokenize_whole(info, text, tokenize))
-    return ChatPrompt(text, whole, None, inside)
+    ids = await tokenize_whole(info, text, tokenize)
+    _check_fits(info, len(ids))
+    return ChatPrompt(text, array.array("i", ids), None, inside)
+
+
+def _check_fits(info: ModelInfo, n_tokens: int) -> None:
+    """Now, as millions of them would keep the event loop."""
+    if info.can_generate:
+        check_fits(n_tokens, info.n_ctx)
 
 
 def remember(

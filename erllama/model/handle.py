@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload
 
 from erllama.actor import Ref
+from erllama.checked import shown
 from erllama.clock import Clock
 from erllama.errors import (
     ActorDied,
@@ -18,7 +19,7 @@ from erllama.errors import (
     RequestError,
 )
 from erllama.model.adapter_options import check_adapter, check_scale, file_path
-from erllama.model.chat import chat_prompt, remember, render, tokenize_whole, with_thinking
+from erllama.model.chat import chat_prompt, remember, render, thinking_variables, tokenize_whole
 from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import EmbedJob, check_inputs
 from erllama.model.gauges import Gauges
@@ -129,7 +130,7 @@ class Model:
             As `complete`.
         """
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_COMPLETIONS:
-            raise RequestError(f"n: expected an int from 1 to {_MOST_COMPLETIONS}, got {n!r}")
+            raise RequestError(f"n: expected an int from 1 to {_MOST_COMPLETIONS}, got {shown(n)}")
         _check_no_session(options, "completions")
         jobs = [self._job(prompt, options) for _ in range(n)]
         if jobs[0].request.sampling.seed is not None:
@@ -372,8 +373,9 @@ class Model:
 
         Raises:
             SessionBusy: a request of the session is running.
+            RequestError: `session_id` is no text.
         """
-        await self._call(EndSession(session_id))
+        await self._call(EndSession(check_text(session_id, name="session_id")))
 
     async def evict(self) -> None:
         """Wait until the requests that run now are over and what they computed is in the cache.
@@ -395,8 +397,8 @@ class Model:
         Raises:
             RequestError: no text, or one with half of a surrogate pair.
         """
-        check_text(text)
-        tokens: list[int] = await self._call(Tokenize(text, add_special, parse_special))
+        message = Tokenize(check_text(text), bool(add_special), bool(parse_special))
+        tokens: list[int] = await self._call(message)
         return tokens
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
@@ -505,7 +507,8 @@ class Model:
             messages,
             tools=tools,
             add_generation_prompt=True,
-            variables=with_thinking(job.request, variables),
+            variables=variables,
+            defaults=thinking_variables(job.request),
         )
         prompt = await chat_prompt(
             info,

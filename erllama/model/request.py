@@ -91,6 +91,8 @@ class Request(Checked, frozen=True, kw_only=True):
         super().__post_init__()
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         _check_stops(stops)
+        _check_unicode("cache_salt", self.cache_salt)
+        _check_unicode("session_id", self.session_id or "")
         msgspec.structs.force_setattr(self, "stop", stops)
         ruling = self.sampling.structure
         if self.thinking_budget_tokens is not None and ruling is not None:
@@ -133,8 +135,12 @@ def _check_stops(stops: tuple[str, ...]) -> None:
                 f"stop: a text of {len(stop):,} characters; give 1 to {MAX_STOP_CHARACTERS:,}, or "
                 "leave it out"
             )
-        if not stop.isascii() and any("\ud800" <= char <= "\udfff" for char in stop):
-            raise RequestError(f"stop: {stop[:20]!r} has half of a surrogate pair; remove it")
+        _check_unicode("stop", stop)
+
+
+def _check_unicode(name: str, text: str) -> None:
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise RequestError(f"{name}: {text[:20]!r} has half of a surrogate pair; remove it")
 
 
 def _check_sampling(sampling: object) -> None:
@@ -158,7 +164,7 @@ def check_prompt(prompt: str | Sequence[int]) -> Prompt:
     if isinstance(prompt, str):
         if not prompt:
             raise RequestError("prompt: is empty; give at least one character")
-        return prompt
+        return str.__str__(prompt)  # of a subclass too what it is, not what it says
     tokens = check_ids(prompt, name="prompt", kind="text or a sequence of token ids")
     if not tokens:
         raise RequestError("prompt: is empty; give at least one token")
@@ -182,14 +188,15 @@ def check_ids(
         raise RequestError(f"{name}: expected token ids, but {wrong}") from None
 
 
-def check_text(text: object) -> None:
-    """Refuse what is no text.
+def check_text(text: object, *, name: str = "text") -> str:
+    """The text, of Python's own class; what is none is refused.
 
     Raises:
         RequestError: as the words say.
     """
     if not isinstance(text, str):
-        raise RequestError(f"text: expected a str, got {type(text).__name__}")
+        raise RequestError(f"{name}: expected a str, got {type(text).__name__}")
+    return str.__str__(text)
 
 
 def check_timeout(timeout: object) -> None:
@@ -201,6 +208,19 @@ def check_timeout(timeout: object) -> None:
     Request(timeout=timeout)  # type: ignore[arg-type]
 
 
+def check_fits(n_tokens: int, n_ctx: int) -> None:
+    """Refuse a prompt of too many tokens.
+
+    Raises:
+        PromptTooLong: says how many.
+    """
+    if n_tokens > n_ctx:
+        raise PromptTooLong(
+            f"prompt: has {n_tokens:,} tokens, the context holds {n_ctx:,}; shorten it, or load "
+            "the model with a larger n_ctx"
+        )
+
+
 def check_tokens(tokens: array.array[int], *, n_vocab: int, n_ctx: int) -> None:
     """Refuse a prompt that the model cannot take.
 
@@ -210,11 +230,7 @@ def check_tokens(tokens: array.array[int], *, n_vocab: int, n_ctx: int) -> None:
     """
     if not tokens:
         raise RequestError("prompt: has no tokens in this vocabulary")
-    if len(tokens) > n_ctx:
-        raise PromptTooLong(
-            f"prompt: has {len(tokens):,} tokens, the context holds {n_ctx:,}; shorten it, or load "
-            "the model with a larger n_ctx"
-        )
+    check_fits(len(tokens), n_ctx)
     if min(tokens) < 0 or max(tokens) >= n_vocab:
         bad = next(t for t in tokens if not 0 <= t < n_vocab)
         raise RequestError(

@@ -16,8 +16,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from erllama.checked import shown
 from erllama.errors import RequestError
-from erllama.text.chat_data import check_data
+from erllama.text.chat_data import plain_data
 from erllama.text.template_limits import TooMuch, limited_work
 
 _OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
@@ -33,6 +34,7 @@ def render_chat(
     bos_token: str = "",
     eos_token: str = "",
     variables: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     now: datetime.datetime | None = None,
 ) -> str:
     """The text of a chat.
@@ -45,21 +47,19 @@ def render_chat(
         add_generation_prompt: end with what introduces the assistant's next message.
         bos_token, eos_token: text of the tokens that begin and end a text.
         variables: more variables for the template, such as `enable_thinking`.
+        defaults: values of variables that are not given.
         now: the time for templates that ask for it; without it they have no `strftime_now`.
 
     Raises:
         RequestError: `messages`, `tools` or `variables` have the wrong form, the template refuses
             them, or it does not parse, fails, or reads what it may not.
     """
-    data: dict[str, Any] = {
-        "messages": _check_messages(messages),
-        "tools": _check_tools(tools),
-        "variables": _check_variables(variables),
-    }
-    check_data(data)
+    data = plain_data({"messages": messages, "tools": tools, "variables": variables})
     values: dict[str, Any] = {
-        **data.pop("variables"),
-        **data,
+        **(defaults or {}),
+        **_check_variables(data["variables"]),
+        "messages": _check_messages(data["messages"]),
+        "tools": _check_tools(data["tools"]),
         "add_generation_prompt": add_generation_prompt,
         "bos_token": bos_token,
         "eos_token": eos_token,
@@ -128,7 +128,7 @@ def _check_message(at: int, message: object) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         raise RequestError(
-            f"messages[{at}].role: expected a name such as 'user' or 'assistant', got {role!r}"
+            f"messages[{at}].role: expected a name such as 'user' or 'assistant', got {shown(role)}"
         )
     parts = isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content)
     if not (content is None or isinstance(content, str) or parts):
@@ -160,7 +160,7 @@ def _check_tool(at: int, tool: Mapping[str, Any]) -> dict[str, Any]:
                 f"{type(described).__name__}"
             )
     if not isinstance(described.get("name", ""), str):
-        raise RequestError(f"{where}.name: expected text, got {described['name']!r:.60}")
+        raise RequestError(f"{where}.name: expected text, got {shown(described['name'])}")
     schema = described.get("parameters")
     if not (schema is None or isinstance(schema, Mapping | bool)):
         raise RequestError(
@@ -172,7 +172,7 @@ def _check_tool(at: int, tool: Mapping[str, Any]) -> dict[str, Any]:
 def _check_variables(variables: object) -> dict[str, Any]:
     if variables is None:
         return {}
-    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+    if not isinstance(variables, Mapping):
         raise RequestError("variables: expected a mapping from names to values")
     for name in _OWN:
         if name in variables:

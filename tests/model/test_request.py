@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from erllama import Request, RequestError
+from erllama.model.request import check_prompt, make_request
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,22 @@ def test_the_limits_of_stops_are_accepted() -> None:
 def test_a_stream_buffer_has_limits(size: Any) -> None:
     with pytest.raises(RequestError, match=r"Request.stream_buffer: expected .*65,536, got"):
         Request(stream_buffer=size)
+
+
+class Sly(str):
+    def encode(self, *_: object, **__: object) -> bytes:
+        raise RuntimeError("sly")
+
+
+@pytest.mark.parametrize("name", ["cache_salt", "session_id", "stop"])
+def test_half_of_a_surrogate_pair_is_refused_by_the_name_of_its_field(name: str) -> None:
+    with pytest.raises(RequestError, match=f"{name}: .* half of a surrogate pair"):
+        make_request({name: "a\ud800"})
+
+
+def test_texts_of_other_classes_become_plain_ones() -> None:
+    request = make_request(
+        {"cache_salt": Sly("a"), "stop": [Sly("b")], "grammar": Sly("root ::= 1")}
+    )
+    texts = (request.cache_salt, request.stop[0], request.sampling.grammar, check_prompt(Sly("c")))
+    assert [type(text) for text in texts] == [str] * 4

@@ -127,7 +127,7 @@ def test_variables_do_not_replace_those_of_erllama(name: str) -> None:
 
 def test_wrong_variables_are_refused() -> None:
     wrong: Any = {1: 2}
-    with pytest.raises(RequestError, match="variables: expected a mapping"):
+    with pytest.raises(RequestError, match="variables: a key is 1; keys are text"):
         render_chat("", HELLO, variables=wrong)
 
 
@@ -178,3 +178,29 @@ def test_a_template_that_fails_is_a_request_error_with_its_line(template: str, r
     with pytest.raises(RequestError, match=reason) as caught:
         render_chat(template, HELLO)
     assert str(caught.value).startswith("chat_template: ")
+
+
+class Shouted(str):
+    """Says something else than it is."""
+
+    def __str__(self) -> str:
+        return "LOUD"
+
+
+class Broken(UserDict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError("broken")
+
+
+def test_a_template_meets_plain_data_whatever_the_caller_has() -> None:
+    said = [UserDict(role=Shouted("user"), content=(UserDict(b=1, a=Shouted("x")),))]
+    template = "{{ messages[0].role }} {{ messages | tojson }}"
+    expected = 'user [{"role": "user", "content": [{"b": 1, "a": "x"}]}]'
+    assert render_chat(template, said) == expected
+    with pytest.raises(RequestError, match=r"^messages\[0\]: cannot be read: RuntimeError: broken"):
+        render_chat(template, [Broken(role="user")])
+
+
+def test_defaults_give_way_to_variables() -> None:
+    template = "{{ a }}{{ b }}"
+    assert render_chat(template, HELLO, defaults={"a": 1, "b": 2}, variables={"b": 3}) == "13"
