@@ -14,6 +14,7 @@ from tests.model.staging import (
     always,
     asked,
     assert_as_new,
+    decoding,
     floor_of,
     fresh_tokens,
     until,
@@ -172,7 +173,7 @@ async def test_a_low_one_has_the_class_of_the_one_that_waits_for_its_prompt_and_
         await until(lambda: (classes(model), model.status().pending) == (["low"], 0))
         asked_again = asked(model, prompt(1), max_tokens=8, priority="high")
         await until(lambda: classes(model) == ["high"])
-        await stage.go_on_to(lambda plan: plan.prefill is not None and 201 in plan.prefill.tokens)
+        await stage.go_on_to(decoding)  # its prompt is done, and on its way into the cache
         await until(lambda: classes(model) == ["low", "high"])
         stage.resume()
         assert (await low).tokens == await fresh_tokens(prompt(0), max_tokens=500, **GREEDY)
