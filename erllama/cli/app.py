@@ -86,7 +86,7 @@ def run(
         typer.Option(
             "--think/--no-think",
             show_default=False,
-            help="Set enable_thinking of the chat template; implies --chat.",
+            help="Whether the model is asked to think; implies --chat.",
         ),
     ] = None,
     chat: Annotated[

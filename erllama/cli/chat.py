@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from erllama.cli.interrupts import INTERRUPTED, Interrupts
+from erllama.cli.interrupts import INTERRUPTED
 from erllama.cli.lines import Lines
 from erllama.cli.output import say
 from erllama.cli.reply import Replier
@@ -21,30 +18,22 @@ class Chat:
 
     Args:
         system: what the model is told first; None: nothing.
-        variables: variables of the chat template.
+        thinking: whether it is asked to think; None: as its template does by itself.
 
     Raises:
         NotSupported: the model has no chat template.
     """
 
     def __init__(
-        self,
-        model: Model,
-        replier: Replier,
-        interrupts: Interrupts,
-        *,
-        system: str | None,
-        variables: dict[str, Any],
+        self, model: Model, replier: Replier, *, system: str | None, thinking: bool | None
     ) -> None:
         if model.info().chat_template is None:
             raise NotSupported(
                 f"{model.info().path}: has no chat template, so it cannot chat; give a PROMPT to "
                 "let it continue a text"
             )
-        self._model = model
         self._replier = replier
-        self._interrupts = interrupts
-        self._variables = variables
+        self._thinking = thinking
         self._system = [] if system is None else [{"role": "system", "content": system}]
         self._said: list[dict[str, str]] = []
 
@@ -58,10 +47,8 @@ class Chat:
             ErllamaError: there is no reply; the turn is forgotten.
         """
         turn = {"role": "user", "content": text}
-        prompt = await self._render([*self._system, *self._said, turn])
-        if prompt is None:
-            return None
-        completion = await self._replier.reply(prompt)
+        messages = [*self._system, *self._said, turn]
+        completion = await self._replier.answer(messages, thinking=self._thinking)
         if completion.finish_reason == "cancelled" and not completion.text:
             return None
         self._said += [turn, {"role": "assistant", "content": completion.text}]
@@ -70,15 +57,6 @@ class Chat:
     def forget(self) -> None:
         """Begin anew."""
         self._said.clear()
-
-    async def _render(self, messages: list[dict[str, str]]) -> list[int] | None:
-        """The prompt; None if Ctrl-C came."""
-        rendering = asyncio.ensure_future(
-            self._model.apply_chat_template(messages, variables=self._variables)
-        )
-        with self._interrupts.first(rendering.cancel):
-            await asyncio.wait({rendering})
-        return None if rendering.cancelled() else rendering.result()
 
 
 async def converse(chat: Chat, lines: Lines, *, name: str, quiet: bool) -> int:

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from erllama.cli.blocking import BlockingCalls
-from erllama.types import Event, Text
+from erllama.types import Event, Text, ThinkingDelta, ToolCallDelta
 
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
 _STRIPPED = dict.fromkeys(code for code in _CONTROLS if chr(code) not in "\n\t")
@@ -65,7 +65,7 @@ class Replies(Protocol):
 
 
 class TextReplies:
-    """The text as it comes.
+    """The text as it comes; on a terminal also what the model thinks, and its calls of tools.
 
     Args:
         lines: end each reply with a newline; on a terminal that happens anyhow.
@@ -77,7 +77,8 @@ class TextReplies:
         self._last = ""
 
     async def show(self, event: Event) -> None:
-        if not isinstance(event, Text):
+        said = (Text, ThinkingDelta, ToolCallDelta) if self._output.is_terminal else Text
+        if not isinstance(event, said):
             return
         text = printable(event.text) if self._output.is_terminal else event.text
         self._last = text[-1:] or self._last

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from typing import Any
 
 from erllama.cli.interrupts import Interrupts
 from erllama.cli.output import Replies
 from erllama.cli.progress import Report
 from erllama.errors import ErllamaError
+from erllama.model.chat import Messages
 from erllama.model.handle import Model
 from erllama.model.stream import Stream
 from erllama.sampling import SamplingParams
-from erllama.types import Completion, PrefillProgress, Text
+from erllama.types import Completion, PrefillProgress, Text, ThinkingDelta, ToolCallDelta
 
 
 class Replier:
@@ -34,22 +35,31 @@ class Replier:
         interrupts: Interrupts,
     ) -> None:
         self._model = model
-        self._sampling = sampling
-        self._max_tokens = max_tokens
+        self._options: dict[str, Any] = {
+            "sampling": sampling,
+            "max_tokens": max_tokens,
+            "prefill_progress": True,
+        }
         self._replies = replies
         self._report = report
         self._interrupts = interrupts
 
-    async def reply(self, prompt: str | Sequence[int]) -> Completion:
+    async def reply(self, prompt: str) -> Completion:
         """Continue `prompt`; after a Ctrl-C the completion is "cancelled" and has what came.
 
         Raises:
             ErllamaError: see `Model.complete`.
             OutputClosed: nobody reads it.
         """
-        stream = self._model.stream(
-            prompt, sampling=self._sampling, max_tokens=self._max_tokens, prefill_progress=True
+        return await self._follow(self._model.stream(prompt, **self._options))
+
+    async def answer(self, messages: Messages, *, thinking: bool | None) -> Completion:
+        """Go on with a chat, as `reply` with a text."""
+        return await self._follow(
+            self._model.stream_chat(messages, thinking=thinking, **self._options)
         )
+
+    async def _follow(self, stream: Stream) -> Completion:
         stops: list[asyncio.Task[None]] = []  # held, lest they be collected
         with self._interrupts.first(lambda: stops.append(asyncio.create_task(_stop(stream)))):
             try:
@@ -66,7 +76,7 @@ class Replier:
                 match event:
                     case PrefillProgress(done, total) if done < total:
                         self._report.show("reading the prompt", done / total)
-                    case Text():
+                    case Text() | ThinkingDelta() | ToolCallDelta():
                         self._report.clear()
                 await self._replies.show(event)
 

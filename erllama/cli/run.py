@@ -6,7 +6,6 @@ import os
 import pathlib
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from erllama.cli.chat import Chat, converse, replay
 from erllama.cli.interrupts import INTERRUPTED, Interrupts
@@ -31,7 +30,7 @@ class RunOptions:
     Attributes:
         prompt: the text to continue or to answer; "-" reads it from standard input; None: a chat.
         answer: send the prompt as a user's message through the chat template.
-        think: value of the template's `enable_thinking`; None: not set.
+        think: whether the model is asked to think; None: as its template does by itself.
     """
 
     path: pathlib.Path
@@ -44,11 +43,6 @@ class RunOptions:
     answer: bool
     json: bool
     quiet: bool
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """Variables of the chat template."""
-        return {} if self.think is None else {"enable_thinking": self.think}
 
 
 async def run(options: RunOptions, interrupts: Interrupts) -> int:
@@ -70,8 +64,8 @@ async def run(options: RunOptions, interrupts: Interrupts) -> int:
             interrupts=interrupts,
         )
         if options.prompt is None:
-            return await _chat(model, replier, interrupts, options)
-        completion = await _once(model, replier, interrupts, options, options.prompt)
+            return await _chat(model, replier, options)
+        completion = await _once(model, replier, options, options.prompt)
         stopped = completion is None or completion.finish_reason == "cancelled"
         return INTERRUPTED if stopped else 0
 
@@ -84,21 +78,21 @@ def _replies(options: RunOptions) -> Replies:
 
 
 async def _once(
-    model: Model, replier: Replier, interrupts: Interrupts, options: RunOptions, prompt: str
+    model: Model, replier: Replier, options: RunOptions, prompt: str
 ) -> Completion | None:
     if prompt == FROM_STDIN:
         prompt = (await stdin_lines().rest()).removesuffix("\n")
     if not options.answer:
         return await replier.reply(prompt)
-    return await _new_chat(model, replier, interrupts, options).say(prompt)
+    return await _new_chat(model, replier, options).say(prompt)
 
 
-async def _chat(model: Model, replier: Replier, interrupts: Interrupts, options: RunOptions) -> int:
-    chat = _new_chat(model, replier, interrupts, options)
+async def _chat(model: Model, replier: Replier, options: RunOptions) -> int:
+    chat = _new_chat(model, replier, options)
     if sys.stdin is not None and os.isatty(0):
         return await converse(chat, stdin_lines(), name=options.path.name, quiet=options.quiet)
     return await replay(chat, stdin_lines())
 
 
-def _new_chat(model: Model, replier: Replier, interrupts: Interrupts, options: RunOptions) -> Chat:
-    return Chat(model, replier, interrupts, system=options.system, variables=options.variables)
+def _new_chat(model: Model, replier: Replier, options: RunOptions) -> Chat:
+    return Chat(model, replier, system=options.system, thinking=options.think)

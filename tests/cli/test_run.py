@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import erllama
 from tests.cli.child import ROOT, Child, run_erllama
 
 QUIET = ("--quiet", "--seed", "1", "--threads", "1")
@@ -156,3 +157,17 @@ def test_python_dash_m_is_the_same_command() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "erllama: missing.gguf: no such file; check the path\n"
+
+
+def test_what_a_model_thinks_is_shown_on_a_terminal_and_in_json_alone() -> None:
+    asked = ("run", str(erllama.bundled_model()), "What is 2 plus 3?", "--think", "-q")
+    options = ("--temperature", "0", "-n", "60", "-t", "1")
+    written = run_erllama(*asked, *options, "--json").seen("stdout")
+    events = [json.loads(line) for line in written.splitlines()]
+    thought = "".join(event["text"] for event in events if event["type"] == "ThinkingDelta")
+    assert thought.strip()
+    said = "".join(event["text"] for event in events if event["type"] == "Text")
+    assert run_erllama(*asked, *options).seen("stdout") == said
+    with Child(*asked, *options, terminal={"stdin", "stdout", "stderr"}) as child:
+        assert child.wait() == 0
+    assert thought.strip() in child.seen("terminal").replace("\r\n", "\n")
