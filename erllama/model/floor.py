@@ -573,6 +573,8 @@ class Floor:
     ) -> None:
         """A spilled state is ready to be put on a sequence, or not."""
         if self._holds(job) and job.entry is entry:  # else that sequence may be another one's
+            # what the lane ended before, it ended before it comes to this
+            job.has_all_cells = not (len(self._jobs) > 1 or self._ended or self._sessions.held)
             self._spilling.filled(job, entry, frame, error)
 
     def put_back(self, job: Job, entry: Entry, error: BaseException | None) -> None:
@@ -586,7 +588,6 @@ class Floor:
             note("the state of a request could not be put back", error)
             self._end(job, told(error))
             return
-        job.put_back_again = False
         job.spilled = None
         job.generation.moved(job.seq)
         self._set_ready(job)
@@ -598,11 +599,9 @@ class Floor:
             self.give_back(idle.seq)
         elif len(self._jobs) > 1:
             job.short = True
-        elif job.put_back_again and not self._ended:
+        elif job.has_all_cells:
             self._end(job, error)
             return
-        else:
-            job.put_back_again = True
         job.to_spill = False
         self._leave_for_a_while(job)
 
@@ -639,11 +638,11 @@ class Floor:
         if not job.in_session or not generation.position:
             return
         total = len(generation.prompt) + len(generation.tokens)
-        sampled = generation.tokens[-1] if generation.position == total - 1 else None
+        last = generation.tokens[-1] if generation.tokens else None
         job.left = Live(
             seq=job.seq,
             tokens=array.array("i", generation.computed_tokens),
-            sampled=sampled if generation.tokens else None,
+            sampled=last if generation.position == total - 1 else None,
             pure_end=min(generation.pure_end, generation.position),
             stored=generation.stored,
             scope=job.scope,
@@ -665,7 +664,6 @@ class Floor:
         if job.left is None:
             self.give_back(entry.seq)
         for other in self._jobs.values():  # there are cells that were not there before
-            other.put_back_again = False
             if other.short and self._in_place(other) and not other.to_spill:
                 other.short = False
                 self._set_ready(other)

@@ -58,7 +58,7 @@ class Job:
         shares: how many tokens its prompt has in common with others', by their numbers.
         known: how many tokens of its prompt the cache has, and when that was looked up.
         spilled: its state, while it holds no sequence although it has begun.
-        put_back_again: there were no cells for that state, though nobody else was there.
+        has_all_cells: nobody else has any where that state is put back now.
         turn_from: tokens that it had computed when it got its sequence.
         to_spill: its sequence is wanted for somebody else.
         short: the cells of the context do not suffice for it beside the others.
@@ -106,7 +106,7 @@ class Job:
         self.timed_out = False
         self.queued_too_long = False
         self.spilled: SavedState | None = None
-        self.put_back_again = False
+        self.has_all_cells = False
         self.turn_from = 0
         self.to_spill = False
         self.short = False

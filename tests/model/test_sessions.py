@@ -361,3 +361,25 @@ async def test_more_sessions_than_sequences_all_go_on() -> None:
         for session in contexts:
             await model.end_session(session)
         await assert_as_new(model)
+
+
+async def test_a_turn_cancelled_before_the_last_token_of_its_prompt_leaves_the_rest_in_place() -> (
+    None
+):
+    stage = Stage()
+    async with stage.model(enabled=False) as model:
+        stage.pause(lambda plan: plan.prefill is not None and plan.prefill.pos == 64)
+        first = asked(model, prompt(1, 65), session_id="s")
+        await stage.held.wait()
+        first.cancel()
+        await settle()
+        stage.resume()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await until(lambda: model.status().active == 0)
+        again = await model.complete(prompt(1, 65), session_id="s", max_tokens=4, **GREEDY)
+        assert (again.cache.hit, again.cache.read) == ("sticky", 64)
+        assert again.tokens == await fresh_tokens(prompt(1, 65), max_tokens=4, **GREEDY)
+        await model.end_session("s")
+        await assert_as_new(model)
+    assert len(stage.loads) == 1
