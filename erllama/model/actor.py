@@ -407,6 +407,11 @@ class ModelActor(StateMachine):
 
     async def _serve(self, event: Event) -> Any:
         match event:
+            case Urgent(StepDone(outcome, error, following)):  # first, for it comes most often
+                here = self._loaded_here
+                await self._step_done(here, outcome, error, following)
+                if following is not None and self._goes_on(here):
+                    return DEFERRED
             case Call(Submit(job), reply):
                 self._take(job, reply)
             case Urgent(Cancel(job)):
@@ -464,8 +469,6 @@ class ModelActor(StateMachine):
         """What the lane, the readers and the timers say; all of it after loading."""
         here = self._loaded_here
         match event:
-            case Urgent(StepDone(outcome, error, following)):
-                await self._step_done(here, outcome, error, following)
             case TaskDone(RowsRead() as tag, frame, error):
                 here.floor.rows_read(tag, frame, error)
             case Urgent(RestoreDone() | SpillDone() | PutBack() as it) if concerns_all(it.error):
@@ -728,6 +731,11 @@ class ModelActor(StateMachine):
             here.floor.step_failed(step, outcome.detail)
         if step.stuck:
             self._rebuild(here, step, self._too_long())
+
+    def _goes_on(self, here: Loaded) -> bool:
+        """Whether the lane decodes on as it did, and nobody waits: there is nothing to decide."""
+        nobody = not len(self._waiting) and not self._evictions
+        return nobody and here.stepper.chained and here.floor.all_in(here.stepper.current)
 
     def _may_lose(self, here: Loaded, step: Step) -> bool:
         """Whether others go on without this step; with no others, or too often, all begins anew."""

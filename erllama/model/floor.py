@@ -146,6 +146,13 @@ class Floor:
         jobs = step.jobs.values()
         return self._spilling.possible and any(job not in jobs for job in self.all_jobs())
 
+    def all_in(self, step: Step | None) -> bool:
+        """Whether a step computes just those that can take part in one."""
+        return step is not None and all(
+            job.entry is not None and job.entry.ready == (seq in step.jobs)
+            for seq, job in self._jobs.items()
+        )
+
     def on(self, seq: int) -> Job:
         """The request on a sequence."""
         return self._jobs[seq]

@@ -60,6 +60,7 @@ class Reply:
         self._thought = 0  # tokens
         self._forced: list[int] = []
         self._payload = self._payload_scanner()
+        self._plain = not (stops or self._markers.sections or inside)
         self._see_to_budget()
 
     @property
@@ -84,8 +85,11 @@ class Reply:
         Args:
             last: nothing comes behind it, so nothing is held back.
         """
-        thought = self._scanner.inside == THINKING
         events: list[Event] = []
+        if self._plain:  # as most are: there is nothing to look for
+            self._show_text(self._decoded(sampled, last), sampled, events)
+            return events
+        thought = self._scanner.inside == THINKING
         for part in self._parts(sampled, last):
             self._show(part, sampled, events)
             if self.stop_sequence is not None:
@@ -100,6 +104,11 @@ class Reply:
         return events
 
     def _parts(self, sampled: Sampled, last: bool) -> list[Part]:
+        parts = self._scanner.feed(self._decoded(sampled, last))
+        return [*parts, *self._scanner.flush()] if last else parts
+
+    def _decoded(self, sampled: Sampled, last: bool) -> str:
+        """The characters that a token completes."""
         piece = sampled.piece or self._markers.spelled.get(sampled.token, "").encode()
         text = self._decoder.feed(piece)
         if last:
@@ -108,8 +117,7 @@ class Reply:
         self._given += len(text)
         before = self.ends[-1] if self.ends else 0
         self.ends.append(self._given if self._decoder.whole else before)
-        parts = self._scanner.feed(text)
-        return [*parts, *self._scanner.flush()] if last else parts
+        return text
 
     def _show(self, part: Part, sampled: Sampled, events: list[Event]) -> None:
         if part.name is None:

@@ -138,10 +138,16 @@ class Stepper:
         if self.current is not None and self.current.chain is not None:
             self.current.chain.stopped = True
 
+    @property
+    def chained(self) -> bool:
+        """Whether the lane decodes on by itself."""
+        chain = None if self.current is None else self.current.chain
+        return chain is not None and not chain.stopped
+
     def goes_on_with(self, seqs: Sequence[int]) -> bool:
         """Whether the lane is decoding just these sequences by itself."""
         chain = None if self.current is None else self.current.chain
-        return chain is not None and not chain.stopped and chain.seqs == tuple(seqs)
+        return self.chained and chain is not None and chain.seqs == tuple(seqs)
 
     # The watch
 

@@ -139,7 +139,7 @@ class Stream:
         return _Iteration(self, lambda event: event)
 
     async def __anext__(self) -> Event:
-        submission = await self._start()
+        submission = self._submission or await self._start()
         try:
             event = await self._events.take()
         except asyncio.CancelledError:

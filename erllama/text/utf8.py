@@ -6,14 +6,14 @@ characters only and keeps the rest until more bytes come.
 
 from __future__ import annotations
 
-import codecs
+from encodings.utf_8 import IncrementalDecoder as _Decoder
 
 
 class Utf8Decoder:
     """Incremental decoder; bytes that are not UTF-8 become U+FFFD."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = _Decoder(errors="replace")
 
     def feed(self, piece: bytes) -> str:
         """The characters that `piece` completes."""
@@ -22,7 +22,7 @@ class Utf8Decoder:
     @property
     def whole(self) -> bool:
         """Whether no character is half there."""
-        return not self._decoder.getstate()[0]
+        return not self._decoder.buffer
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed."""
