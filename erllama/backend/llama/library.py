@@ -7,11 +7,14 @@ carry llama.cpp's own words; everything else goes to the logger `erllama.llama`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import gc
 import logging
 import pathlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 log = logging.getLogger("erllama.llama")
@@ -56,13 +59,33 @@ def llama() -> Any:
 
     Takes about half a second the first time: call it on a worker before it is needed elsewhere.
     """
-    from llama_cpp import llama_cpp  # the package loads the shared library
+    with _collector_at_rest():
+        from llama_cpp import llama_cpp  # the package loads the shared library
 
     callback = llama_cpp.llama_log_callback(_on_log)
     _keep.append(callback)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Spare the event loop Python's full collections of all that was imported.
+
+    Each holds the interpreter lock for 20 to 40 ms, for tens of thousands of objects that stay. So
+    there is none during the import, and what there is then is put aside (`gc.freeze`), unless the
+    program does so itself. `gc.unfreeze()` takes it back.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            if not gc.get_freeze_count():
+                gc.freeze()
+            gc.enable()
 
 
 @functools.cache
