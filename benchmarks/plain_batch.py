@@ -274,6 +274,7 @@ def _stall(loop: PlainBatch, order: Order) -> Answer:
 
     Returns:
         steps: seconds of each whole granule and the step after it.
+        tail: of what is left of the prompt, and the step after it.
         alone: seconds of another prompt of that length with nothing else running.
     """
     alone, running, long = (
@@ -291,7 +292,11 @@ def _stall(loop: PlainBatch, order: Order) -> Answer:
         loop.slice(1, long[position : position + GRANULE], position)
         now = loop.step(now, [len(running) + len(steps)])
         steps.append(time.perf_counter() - started)
-    return {"steps": steps, "alone": seconds}
+    started = time.perf_counter()
+    if tail := long[len(steps) * GRANULE :]:
+        loop.slice(1, tail, len(steps) * GRANULE)
+    loop.step(now, [len(running) + len(steps)])
+    return {"steps": steps, "tail": time.perf_counter() - started, "alone": seconds}
 
 
 _TASKS = {"streams": _streams, "staggered": _staggered, "agents": _agents, "stall": _stall}
