@@ -45,12 +45,12 @@ def token_at(logits: Floats, down: Floats, rank: int) -> int:
         down: the largest of them, from the first on.
     """
     value = down[rank]
-    return int(np.flatnonzero(logits == value)[rank - above(down, value)])
+    return int((logits == value).nonzero()[0][rank - above(down, value)])
 
 
 def above(down: Floats, value: np.float32) -> int:
     """How many of `down` are more than `value`; of another type it would cost a conversion."""
-    return len(down) - int(np.searchsorted(down[::-1], value, side="right"))
+    return len(down) - int(down[::-1].searchsorted(value, side="right"))
 
 
 def typical(candidates: Candidates, p: float) -> Run:
@@ -70,7 +70,7 @@ def top_p(candidates: Candidates, p: float) -> Run:
 def min_p(candidates: Candidates, p: float) -> Run:
     down = candidates.down
     least = down[0] + np.float32(math.log(p))
-    return 0, max(len(down) - int(np.searchsorted(down[::-1], least)), 1)
+    return 0, max(len(down) - int(down[::-1].searchsorted(least)), 1)
 
 
 def xtc(candidates: Candidates, threshold: float) -> Run:
@@ -110,19 +110,18 @@ def _nearest(distance: Floats, running: Running, mass: float) -> Run:
         start = lowest - int(falling.searchsorted(bound, side="right"))
         return start, lowest + int(rising.searchsorted(bound, side="right"))
 
-    def least(bounds: Floats) -> int:
-        low, high = 0, len(bounds) - 1
+    def least(bounds: Floats, high: int) -> int:
+        bounds.sort()
+        low = 0
         while low < high:
             middle = (low + high) // 2
             enough = running.more(*run(bounds[middle]), mass)
             low, high = (low, middle) if enough else (middle + 1, high)
         return low
 
-    some = np.sort(np.append(distance[::_EVERY], np.float32(np.inf)))
-    at = least(some)
-    outer = run(some[at])
+    some = distance[::_EVERY].copy()
+    at = least(some, len(some))
+    outer = run(some[at]) if at < len(some) else (0, len(distance))
     inner = run(some[at - 1]) if at else (lowest, lowest)
-    between = np.sort(
-        np.concatenate((distance[outer[0] : inner[0]], distance[inner[1] : outer[1]]))
-    )
-    return run(between[least(between)]) if len(between) else outer
+    between = np.concatenate((distance[outer[0] : inner[0]], distance[inner[1] : outer[1]]))
+    return run(between[least(between, len(between) - 1)]) if len(between) else outer
