@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Figure, Options, Target, middle
+from erllama.backend.llama.sampler import ChainSampler
 from erllama.sampling import Grammar, SamplerPlan, SamplingParams, plan_sampler
 from erllama.sampling.chain import Chain, Constraint
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
@@ -133,12 +134,12 @@ def _setting(name: str, plan: SamplerPlan, words: MadeUpWords, options: Options)
     rng = np.random.default_rng(1)
     history = rng.integers(0, words.size, HISTORY).tolist()
     rows = [rng.standard_normal(words.size).astype(np.float32) for _ in range(4)]
-    chain = Chain(plan, words, history)
+    sampler = ChainSampler(Chain(plan, words, history), plan.logprobs)
     native = native_chooser(plan, words.size, history)
     ours, theirs = [], []
     for turn in range(options.times(24, 2)):
         row = rows[turn % len(rows)]
-        ours.append(_microseconds(chain.sample, row, turn))
+        ours.append(_microseconds(sampler.sample, row, turn))
         theirs.append(_microseconds(native, row, turn))
     detail = {"llama_cpp_us": middle(theirs), "ratio": middle(ours) / middle(theirs)}
     return Figure(NAME, name, middle(ours), "us/token", TARGET, dict(detail))

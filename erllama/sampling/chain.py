@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from erllama.sampling import filters
+from erllama.sampling.candidates import Candidates, Work
 from erllama.sampling.history import Breakers, DryPenalty, History, Repetition
 from erllama.sampling.mirostat import MirostatState
 from erllama.sampling.plan import (
@@ -94,6 +95,9 @@ class Chain:
         history: the context before the first draw.
         grammar_from: how many tokens of `history` come before the text that the grammar rules.
 
+    Attributes:
+        work: free for other uses between two draws.
+
     Raises:
         InvalidGrammar: the plan's grammar cannot be used.
         NothingToDraw: `history` does not match the grammar.
@@ -110,6 +114,7 @@ class Chain:
         self._filters: list[Stage] = []
         self._greedy = not plan.draws
         self._uniform = Uniform()
+        self.work = Work()
         for stage in plan.stages:
             self._add(stage, history[grammar_from:])
 
@@ -149,9 +154,11 @@ class Chain:
 
     def _edited(self, logits: Floats) -> Floats:
         if self._edits:
-            logits = logits.copy()
+            edited = self.work.array("edited", len(logits))
+            np.copyto(edited, logits)
             for edit in self._edits:
-                edit(logits)
+                edit(edited)
+            return edited
         return logits
 
     def _draw(self, logits: Floats, seed: int, greedy: bool) -> int:
@@ -160,10 +167,10 @@ class Chain:
             if logits[token] == -np.inf:
                 raise NothingToDraw(self._reason())
             return token
-        down = filters.ranked(logits, self._most(len(logits)))
+        down = self._ranked(logits)
         if not len(down):
             raise NothingToDraw(self._reason())
-        start, left = self._narrowed(down, seed)
+        start, left = self._narrowed(Candidates(down, self.work), seed)
         uniform = self._uniform.double(seed)
         if self._mirostat is not None:
             rank = self._mirostat.pick(left, uniform, self._words.size)
@@ -171,36 +178,38 @@ class Chain:
             rank = filters.pick(left, uniform)
         return filters.token_at(logits, down, start + rank)
 
-    def _most(self, n: int) -> int:
-        """How many candidates can pass the first filter."""
+    def _ranked(self, logits: Floats) -> Floats:
+        """The candidates that can pass the first filter."""
+        n = len(logits)
         first = self._filters[0] if self._filters else None
-        return min(first.k, n) if isinstance(first, TopK) else n
+        most = min(first.k, n) if isinstance(first, TopK) else n
+        return filters.ranked(logits, most, self.work.array("ranked", n) if most == n else None)
 
-    def _narrowed(self, down: Floats, seed: int) -> tuple[int, Floats]:
+    def _narrowed(self, candidates: Candidates, seed: int) -> tuple[int, Candidates]:
         """The candidates that pass all filters, and the rank of the first of them."""
-        start = 0
+        first = 0
         for stage in self._filters:
             if isinstance(stage, Temperature):
-                down = down / np.float32(stage.t)
+                candidates = candidates.divided(np.float32(stage.t))
                 continue
-            run = self._run(stage, down, seed)
-            start, down = start + run[0], down[run[0] : run[1]]
-        return start, down
+            start, stop = self._run(stage, candidates, seed)
+            first, candidates = first + start, candidates.kept(start, stop)
+        return first, candidates
 
-    def _run(self, stage: Stage, down: Floats, seed: int) -> filters.Run:
+    def _run(self, stage: Stage, candidates: Candidates, seed: int) -> filters.Run:
         match stage:
             case TopK(k):
-                return 0, min(k, len(down))
+                return 0, min(k, len(candidates))
             case Typical(p):
-                return filters.typical(down, p)
+                return filters.typical(candidates, p)
             case TopP(p):
-                return filters.top_p(down, p)
+                return filters.top_p(candidates, p)
             case MinP(p):
-                return filters.min_p(down, p)
+                return filters.min_p(candidates, p)
             case Xtc(probability, threshold):
                 if self._uniform.single(xtc_seed(seed)) <= probability:
-                    return filters.xtc(down, threshold)
-        return 0, len(down)
+                    return filters.xtc(candidates, threshold)
+        return 0, len(candidates)
 
     def _add(self, stage: Stage, ruled: Sequence[int]) -> None:
         match stage:

@@ -1,9 +1,9 @@
 """The stages that narrow the choice. Pure.
 
-Each takes the logits of the candidates from the likeliest down and says which run of them it
-keeps: no filter keeps two tokens and drops one between them. So ids need not be carried along,
-and one sort serves the whole chain. The results are those of llama.cpp's samplers
-(src/llama-sampler.cpp), but for sums in double precision.
+Each says which run of the candidates, ranked from the likeliest down, it keeps: no filter keeps
+two tokens and drops one between them. So ids need not be carried along, one sort serves the whole
+chain, and what one stage adds up the next one may use. The results are those of llama.cpp's
+samplers (src/llama-sampler.cpp), but for sums in double precision.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from erllama.sampling.candidates import Candidates
 from erllama.sampling.running import Floats, Running
 
 Run: TypeAlias = "tuple[int, int]"
@@ -22,11 +23,17 @@ _COLUMNS = 4_096
 _EVERY = 64
 
 
-def ranked(logits: Floats, k: int) -> Floats:
-    """The `k` largest of `logits`, or all there are, from the largest down; -inf left out."""
+def ranked(logits: Floats, k: int, out: Floats | None = None) -> Floats:
+    """The `k` largest of `logits`, or all there are, from the largest down; -inf left out.
+
+    Args:
+        out: where to put them, if it is as long as `logits`.
+    """
     if k < len(logits):
-        logits = _largest(logits, k)
-    down = np.ascontiguousarray(np.sort(logits)[::-1][:k])
+        logits, out = _largest(logits, k), None
+    up = np.negative(logits, out=out)
+    up.sort()
+    down: Floats = np.negative(up, out=up)[:k]
     return down[: above(down, np.float32(-np.inf))] if len(down) and down[-1] == -np.inf else down
 
 
@@ -38,50 +45,42 @@ def token_at(logits: Floats, down: Floats, rank: int) -> int:
         down: the largest of them, from the first on.
     """
     value = down[rank]
-    return int(np.flatnonzero(logits == value)[rank - above(down, value)])
+    return int((logits == value).nonzero()[0][rank - above(down, value)])
 
 
 def above(down: Floats, value: np.float32) -> int:
     """How many of `down` are more than `value`; of another type it would cost a conversion."""
-    return len(down) - int(np.searchsorted(down[::-1], value, side="right"))
+    return len(down) - int(down[::-1].searchsorted(value, side="right"))
 
 
-def weights(down: Floats) -> Floats:
-    """Probabilities, up to a factor: exp of how far each is below the first."""
-    gaps: Floats = down - down[0]
-    np.exp(gaps, out=gaps)  # in place: fresh pages cost more than the exponentials
-    return gaps
+def typical(candidates: Candidates, p: float) -> Run:
+    down, running = candidates.down, candidates.running
+    distance = candidates.work.array("distance", len(down))
+    np.subtract(down[0] + np.float32(math.log(running.total)), down, out=distance)  # the surprise
+    expected = float(np.einsum("i,i", candidates.weights, distance)) / running.total
+    np.subtract(distance, np.float32(expected), out=distance)
+    return _nearest(np.abs(distance, out=distance), running, p * running.total)
 
 
-def typical(down: Floats, p: float) -> Run:
-    weight = weights(down)
-    running = Running(weight)
-    surprise = (down[0] + np.float32(math.log(running.total))) - down
-    expected = float(np.einsum("i,i", weight, surprise)) / running.total
-    np.subtract(surprise, np.float32(expected), out=surprise)
-    return _nearest(np.abs(surprise, out=surprise), running, p * running.total)
-
-
-def top_p(down: Floats, p: float) -> Run:
-    running = Running(weights(down))
+def top_p(candidates: Candidates, p: float) -> Run:
+    running = candidates.running
     return 0, running.reach(p * running.total) + 1
 
 
-def min_p(down: Floats, p: float) -> Run:
+def min_p(candidates: Candidates, p: float) -> Run:
+    down = candidates.down
     least = down[0] + np.float32(math.log(p))
-    return 0, max(len(down) - int(np.searchsorted(down[::-1], least)), 1)
+    return 0, max(len(down) - int(down[::-1].searchsorted(least)), 1)
 
 
-def xtc(down: Floats, threshold: float) -> Run:
-    weight = weights(down)
-    least = np.float32(threshold * weight.sum(dtype=np.float64))
-    reaching = len(weight) - int(np.searchsorted(weight[::-1], least))
-    return max(reaching - 1, 0), len(down)
+def xtc(candidates: Candidates, threshold: float) -> Run:
+    reaching = candidates.reaching(threshold, lambda weights: weights.sum(dtype=np.float64))
+    return max(reaching - 1, 0), len(candidates)
 
 
-def pick(down: Floats, uniform: float) -> int:
+def pick(candidates: Candidates, uniform: float) -> int:
     """The rank that a random number from 0 to 1 falls on, walking from the likeliest down."""
-    running = Running(weights(down))
+    running = candidates.running
     return running.reach(running.total * uniform)
 
 
@@ -105,26 +104,24 @@ def _nearest(distance: Floats, running: Running, mass: float) -> Run:
     The bound is looked for among some distances, then among those between two of them.
     """
     lowest = int(distance.argmin()) + 1
-    falling, rising = distance[:lowest][::-1].copy(), distance[lowest:]
+    falling, rising = distance[:lowest][::-1], distance[lowest:]
 
     def run(bound: np.float32) -> Run:
         start = lowest - int(falling.searchsorted(bound, side="right"))
         return start, lowest + int(rising.searchsorted(bound, side="right"))
 
-    def least(bounds: Floats) -> int:
-        low, high = 0, len(bounds) - 1
+    def least(bounds: Floats, high: int) -> int:
+        bounds.sort()
+        low = 0
         while low < high:
             middle = (low + high) // 2
-            start, stop = run(bounds[middle])
-            enough = running.before(stop) - running.before(start) > mass
+            enough = running.more(*run(bounds[middle]), mass)
             low, high = (low, middle) if enough else (middle + 1, high)
         return low
 
-    some = np.sort(np.append(distance[::_EVERY], np.float32(np.inf)))
-    at = least(some)
-    outer = run(some[at])
+    some = distance[::_EVERY].copy()
+    at = least(some, len(some))
+    outer = run(some[at]) if at < len(some) else (0, len(distance))
     inner = run(some[at - 1]) if at else (lowest, lowest)
-    between = np.sort(
-        np.concatenate((distance[outer[0] : inner[0]], distance[inner[1] : outer[1]]))
-    )
-    return run(between[least(between)]) if len(between) else outer
+    between = np.concatenate((distance[outer[0] : inner[0]], distance[inner[1] : outer[1]]))
+    return run(between[least(between, len(between) - 1)]) if len(between) else outer

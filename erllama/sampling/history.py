@@ -133,6 +133,8 @@ class DryPenalty:
 
     def _since_breaker(self, window: Ids) -> int:
         """How many tokens there are behind the last breaker."""
+        if not self._breakers:
+            return len(window)
         for at in np.flatnonzero(self._is_head[window])[::-1].tolist():
             behind = len(window) - 1 - int(at)
             tails = self._breakers[int(window[at])]

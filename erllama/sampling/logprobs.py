@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from erllama.sampling.filters import ranked, token_at
+from erllama.sampling.candidates import Work
+from erllama.sampling.filters import ranked
 from erllama.sampling.running import Floats
 
 
 class LogProbs:
-    """Natural logarithms of softmax probabilities over one row of logits, of the vocabulary."""
+    """Natural logarithms of softmax probabilities over one row of logits, of the vocabulary.
 
-    def __init__(self, logits: Floats) -> None:
+    Args:
+        work: where to keep the exponentials.
+    """
+
+    def __init__(self, logits: Floats, work: Work | None = None) -> None:
         self._logits = logits
         largest = logits.max()
-        total = np.exp(logits - largest).sum(dtype=np.float64)
-        self._offset = float(largest) + float(np.log(total))
+        powers = (work or Work()).array("powers", len(logits))
+        np.exp(np.subtract(logits, largest, out=powers), out=powers)
+        self._offset = float(largest) + math.log(float(powers.sum()))  # pairwise: right to 1e-6
 
     def of(self, token: int) -> float:
         return float(self._logits[token]) - self._offset
@@ -25,5 +33,6 @@ class LogProbs:
         if n == 0:
             return ()
         down = ranked(self._logits, n)
-        ids = [token_at(self._logits, down, rank) for rank in range(len(down))]
-        return tuple((token, self.of(token)) for token in ids)
+        ids = np.flatnonzero(self._logits >= down[-1])
+        order = np.argsort(-self._logits[ids], kind="stable")[:n]
+        return tuple((int(token), self.of(token)) for token in ids[order])

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from erllama.sampling import filters
+from erllama.sampling.candidates import Candidates
 from erllama.sampling.plan import Mirostat
-from erllama.sampling.running import Floats, Running
 
 _ESTIMATED_FROM = 100  # likeliest tokens; m in the paper
 
@@ -29,37 +29,32 @@ class MirostatState:
         self._stage = stage
         self.mu = 2.0 * stage.tau
 
-    def pick(self, down: Floats, uniform: float, n_vocab: int) -> int:
+    def pick(self, candidates: Candidates, uniform: float, n_vocab: int) -> int:
         """The rank that is drawn; changes `mu`."""
-        weight = filters.weights(down)
-        if self._stage.version == 1:
-            kept = self._likeliest(weight, n_vocab)
-        else:
-            kept = self._unsurprising(weight)
-        running = Running(weight[:kept])
-        rank = running.reach(running.total * uniform)
-        share = float(weight[rank]) / running.total
+        version_1 = self._stage.version == 1
+        kept = self._likeliest(candidates, n_vocab) if version_1 else self._unsurprising(candidates)
+        candidates = candidates.kept(0, kept)
+        rank = filters.pick(candidates, uniform)
+        share = float(candidates.weights[rank]) / candidates.running.total
         self.mu -= self._stage.eta * (-math.log2(share) - self._stage.tau)
         return rank
 
-    def _unsurprising(self, weight: Floats) -> int:
+    def _unsurprising(self, candidates: Candidates) -> int:
         """Version 2: how many have a surprise of at most `mu`."""
         if self.mu <= 0:
             return 1
-        total = float(weight.sum())
-        least = np.float32(total * 2.0**-self.mu)
-        return max(len(weight) - int(np.searchsorted(weight[::-1], least)), 1)
+        return max(candidates.reaching(2.0**-self.mu, np.sum), 1)
 
-    def _likeliest(self, weight: Floats, n_vocab: int) -> int:
+    def _likeliest(self, candidates: Candidates, n_vocab: int) -> int:
         """Version 1: how many to keep if their probabilities follow Zipf's law."""
-        head = weight[:_ESTIMATED_FROM].astype(np.float64)
+        head = candidates.kept(0, _ESTIMATED_FROM).weights.astype(np.float64)
         head = head[head > 0]
         if len(head) < 2:
             return 1
         ranks = np.arange(1, len(head), dtype=np.float64)
         steps = np.log((ranks + 1) / ranks)
         slope = float((steps * np.log(head[:-1] / head[1:])).sum() / (steps * steps).sum())
-        return _clamped(_zipf_rank(slope, self.mu, n_vocab), len(weight))
+        return _clamped(_zipf_rank(slope, self.mu, n_vocab), len(candidates))
 
 
 def _zipf_rank(slope: float, mu: float, n_vocab: int) -> float:

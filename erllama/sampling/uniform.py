@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 
 _WORD = 2.0**32
@@ -16,20 +14,22 @@ class Uniform:
     """
 
     def __init__(self) -> None:
-        self._twister = np.random.RandomState(0)
+        self._bits = np.random.MT19937(0)
+        self._twister = np.random.RandomState(self._bits)
 
     def double(self, seed: int) -> float:
         """The first double after seeding with `seed`."""
-        low, high = self._words(seed, 2)
+        self._twister.seed(seed)
+        low, high = self._word(), self._word()
         drawn = (low + high * _WORD) / (_WORD * _WORD)
         return drawn if drawn < 1 else float(np.nextafter(1.0, 0.0))
 
     def single(self, seed: int) -> float:
         """The first float after seeding with `seed`."""
-        drawn = np.float32(self._words(seed, 1)[0]) / np.float32(_WORD)
+        self._twister.seed(seed)
+        drawn = np.float32(self._word()) / np.float32(_WORD)
         return float(drawn) if drawn < 1 else float(np.nextafter(np.float32(1), np.float32(0)))
 
-    def _words(self, seed: int, n: int) -> tuple[int, ...]:
-        """The first `n` words of 32 bits."""
-        self._twister.seed(seed)
-        return struct.unpack(f"<{n}I", self._twister.bytes(4 * n))
+    def _word(self) -> int:
+        """The next word of 32 bits."""
+        return int(self._bits.random_raw())

@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from erllama.sampling import SamplingParams, draw_seed, plan_sampler
+from erllama.sampling import (
+    MinP,
+    SamplerPlan,
+    SamplingParams,
+    Stage,
+    Temperature,
+    TopK,
+    TopP,
+    Typical,
+    Xtc,
+    draw_seed,
+    plan_sampler,
+)
 from erllama.sampling.chain import Chain
 from tests.backend.native_chain import native_draw
 from tests.sampling.words import SomeWords
@@ -85,6 +97,18 @@ def random_options(rng: random.Random) -> dict[str, Any]:
     if options["typical_p"] < 1:
         options["logit_bias"] = {}  # llama.cpp's typical sampler makes NaN of a ban
     return {**options, "dry_sequence_breakers": []}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_filters_may_come_in_any_order_and_more_than_once(seed: int) -> None:
+    choose, rng = random.Random(seed), np.random.default_rng(seed)
+    kinds: list[Stage] = [Typical(0.8), TopP(0.9), MinP(0.01), Xtc(1.0, 0.02), TopK(500)]
+    kinds += [Temperature(0.7), Temperature(1.9)]
+    for trial in range(30):
+        plan = SamplerPlan(tuple(choose.choices(kinds, k=5)))
+        logits = (rng.standard_normal(3_000) * choose.choice([1, 3])).astype(np.float32)
+        token = Chain(plan, SomeWords(3_000)).sample(logits, trial)
+        assert token == native_draw(plan, logits, trial), plan
 
 
 @pytest.mark.parametrize("seed", range(6))

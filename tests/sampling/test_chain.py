@@ -191,6 +191,30 @@ def test_the_prompt_counts_for_penalties_and_not_for_the_grammar() -> None:
     assert chain.sample(logits, 0) == 98
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_was_drawn_before_leaves_nothing_behind_in_the_arrays_that_are_used_again(
+    seed: int,
+) -> None:
+    choose, rng = random.Random(seed), np.random.default_rng(seed)
+    options: dict[str, Any] = {
+        "top_k": choose.choice([0, 0, 2_000]),
+        "typical_p": choose.choice([0.7, 1.0]),
+        "top_p": choose.choice([0.9, 1.0]),
+        "xtc_probability": choose.choice([0, 1.0]),
+        "xtc_threshold": 0.01,
+        "logit_bias": {1: 2.0},
+    }
+    plan, words = plan_sampler(SamplingParams(**options)), SomeWords(5_000)
+    chain = Chain(plan, words)
+    for draw in range(30):
+        logits = (rng.standard_normal(5_000) * choose.choice([0.3, 2, 9])).astype(np.float32)
+        logits[rng.random(5_000) < choose.choice([0, 0.5, 0.999])] = -np.inf
+        logits[7] = 1
+        before = logits.copy()
+        assert chain.sample(logits, draw) == Chain(plan, words).sample(logits, draw)
+        assert np.array_equal(logits, before)
+
+
 def test_what_a_breaker_spells_is_asked_of_the_words() -> None:
     asked: list[Any] = []
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama.sampling import filters
+from erllama.sampling.candidates import Candidates
 from erllama.sampling.logprobs import LogProbs
 from erllama.sampling.running import Floats, Running
 from erllama.sampling.uniform import Uniform
@@ -84,14 +85,14 @@ def min_p(down: Floats, p: float) -> int:
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize(("stage", "plain"), [(filters.top_p, top_p), (filters.min_p, min_p)])
 def test_top_p_and_min_p_keep_what_their_definitions_say(
-    stage: Callable[[Floats, float], filters.Run],
+    stage: Callable[[Candidates, float], filters.Run],
     plain: Callable[[Floats, float], int],
     n: int,
     spread: float,
     p: float,
 ) -> None:
     down = falling(n, spread)
-    start, stop = stage(down, p)
+    start, stop = stage(Candidates(down), p)
     assert start == 0
     assert abs(stop - plain(down, p)) <= (1 if spread else 20)  # equal weights, added in two ways
 
@@ -111,7 +112,7 @@ def typical(down: Floats, p: float) -> set[int]:
 @pytest.mark.parametrize("n", SIZES)
 def test_typical_keeps_what_its_definition_says(n: int, spread: float, p: float) -> None:
     down = falling(n, spread)
-    start, stop = filters.typical(down, p)
+    start, stop = filters.typical(Candidates(down), p)
     plain = typical(down, p)
     assert len(plain ^ set(range(start, stop))) <= (0 if n <= 513 else 3)
 
@@ -121,19 +122,19 @@ def test_typical_keeps_what_its_definition_says(n: int, spread: float, p: float)
 def test_xtc_drops_all_that_reach_the_threshold_but_the_last(n: int, threshold: float) -> None:
     down = falling(n, 2.0)
     reaching = int((softmax(down) >= threshold).sum())
-    assert filters.xtc(down, threshold) == (max(reaching - 1, 0), n)
+    assert filters.xtc(Candidates(down), threshold) == (max(reaching - 1, 0), n)
 
 
 @pytest.mark.parametrize("n", [2, 40, 3_000])
 def test_picks_are_as_frequent_as_the_probabilities(n: int) -> None:
     down = falling(n, 2.0)
     uniforms = (np.arange(20_000) + 0.5) / 20_000
-    counts = np.bincount([filters.pick(down, float(u)) for u in uniforms], minlength=n)
+    counts = np.bincount([filters.pick(Candidates(down), float(u)) for u in uniforms], minlength=n)
     assert np.abs(counts / 20_000 - softmax(down)).max() < 1e-4
 
 
 def test_a_uniform_number_of_zero_picks_the_likeliest() -> None:
-    assert filters.pick(falling(3_000, 1.0), 0.0) == 0
+    assert filters.pick(Candidates(falling(3_000, 1.0)), 0.0) == 0
 
 
 def test_the_random_words_are_those_of_a_mersenne_twister() -> None:

@@ -102,7 +102,7 @@ class ChainSampler:
     def _report(self, logits: Floats, token: int) -> TokenLogprobs | None:
         if self._reported is None:
             return None
-        report = LogProbs(logits)
+        report = LogProbs(logits, self._chain.work)
         return TokenLogprobs(token, report.of(token), report.likeliest(self._reported))
 
 

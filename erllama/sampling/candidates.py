@@ -1,0 +1,80 @@
+"""The candidates of a draw, ranked, and what several stages ask of them. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from erllama.sampling.running import ERROR, Floats, Running
+
+
+class Work:
+    """Arrays that serve one draw after the other: fresh pages cost more than the sums in them."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, Floats] = {}
+
+    def array(self, name: str, n: int) -> Floats:
+        """`n` floats, with anything in them. What was there under this name is lost."""
+        whole = self._arrays.get(name)
+        if whole is None or len(whole) < n:
+            whole = self._arrays[name] = np.empty(n, np.float32)
+        return whole[:n]
+
+
+class Candidates:
+    """Logits from the likeliest token down; at least one.
+
+    One is in use at a time: `weights` go over to those that are made from it.
+
+    Args:
+        down: the logits.
+        work: where to keep what is made of them.
+    """
+
+    def __init__(self, down: Floats, work: Work | None = None) -> None:
+        self.down = down
+        self.work = Work() if work is None else work
+
+    def __len__(self) -> int:
+        return len(self.down)
+
+    @functools.cached_property
+    def weights(self) -> Floats:
+        """Probabilities, up to a factor: exp of how far each is below the first."""
+        found = self.work.array("weights", len(self))
+        np.exp(np.subtract(self.down, self.down[0], out=found), out=found)
+        return found
+
+    @functools.cached_property
+    def running(self) -> Running:
+        return Running(self.weights)
+
+    def kept(self, start: int, stop: int) -> Candidates:
+        """Those from one rank up to another; the first of all keep their weights."""
+        part = Candidates(self.down[start:stop], self.work)
+        if start == 0 and "running" in self.__dict__:
+            part.weights = self.weights[:stop]
+            part.running = self.running.first(stop)
+        return part
+
+    def divided(self, by: np.float32) -> Candidates:
+        out = self.work.array("divided", len(self))
+        return Candidates(np.divide(self.down, by, out=out), self.work)
+
+    def weighing(self, least: float) -> int:
+        """How many have at least this weight."""
+        return len(self) - int(self.weights[::-1].searchsorted(np.float32(least)))
+
+    def reaching(self, share: float, total: Callable[[Floats], float]) -> int:
+        """How many have at least this share of all.
+
+        `total` is how the weights are added up. It is called only if it matters how that is done.
+        """
+        least = share * self.running.total
+        found = self.weighing(least * (1 + ERROR))
+        if found == self.weighing(least * (1 - ERROR)):
+            return found
+        return self.weighing(share * float(total(self.weights)))
