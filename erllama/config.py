@@ -153,7 +153,7 @@ class ContextConfig(Checked, frozen=True, kw_only=True):
     ] = "f16"
     kv_unified: Annotated[
         bool,
-        Meta(description="One KV buffer for all sequences: less memory, slower, never exact."),
+        Meta(description="One KV buffer that all sequences share: slower, and never exact."),
     ] = False
     deterministic: Annotated[
         bool,
