@@ -116,9 +116,6 @@ class _ComputeThread:
             self._jobs.put(owner, job)
             self._wake.put(True)
 
-    def running(self, owner: Hashable) -> bool:
-        return self._running == owner
-
     def give_up(self) -> None:
         """The running job does not come back: who waits behind it is told, nobody may come."""
         with self._lock:
@@ -309,10 +306,6 @@ class Lane:
     def contended(self, owner: Hashable) -> bool:
         """Whether owners other than this one are using the lane too."""
         return _process.contended(owner)
-
-    def running(self, owner: Hashable) -> bool:
-        """Whether a job of this owner is being computed."""
-        return _process.running(owner)
 
     def give_up(self) -> None:
         """The running job obeys no abort and does not come back.

@@ -735,7 +735,7 @@ class ModelActor(StateMachine):
     def _goes_on(self, here: Loaded) -> bool:
         """Whether the lane decodes on as it did, and nobody waits: there is nothing to decide."""
         nobody = not len(self._waiting) and not self._evictions
-        return nobody and here.stepper.chained and here.floor.all_in(here.stepper.current)
+        return nobody and here.stepper.chain is not None and here.floor.all_in(here.stepper.current)
 
     def _may_lose(self, here: Loaded, step: Step) -> bool:
         """Whether others go on without this step; with no others, or too often, all begins anew."""

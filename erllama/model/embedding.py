@@ -233,7 +233,9 @@ class Embeddings:
             return outcome, [vector_of(vector, normalize=wish) for vector, wish in pairs]
 
         try:
-            self._owner.run(work, lambda said, error: self._urgent(EmbedDone(said, error)))
+            self._owner.run(
+                work, lambda said, error: self._urgent(EmbedDone(said, error)), what="embed"
+            )
         except EngineError as down:
             self._urgent(EmbedDone(None, down))
         self.turn = False
@@ -294,7 +296,7 @@ class Embeddings:
         call = self._call
         if call is None or call.number != number:
             return
-        if not self._owner.computing():  # it waits for the lane; whose job is there has a watch
+        if self._owner.at != "embed":  # it waits for the lane; what is there has a watch
             self._watch(call)
             return
         call.stuck = True

@@ -31,7 +31,7 @@ class EngineOwner:
     """Loads an engine, hands it out, frees it.
 
     Attributes:
-        stepping: whether the lane is in a step of this engine right now.
+        at: what the lane is doing for this engine right now, as `run` was told; None: nothing.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class EngineOwner:
         self._closed = False
         self._loading: Loading | None = None
         self._engine: Engine | None = None
-        self.stepping = False
+        self.at: object = None
 
     async def open(
         self,
@@ -85,11 +85,7 @@ class EngineOwner:
         """
 
         def work(engine: Engine) -> tuple[StepOutcome, int | None]:
-            self.stepping = True
-            try:
-                outcome = engine.step(plan)
-            finally:
-                self.stepping = False
+            outcome = engine.step(plan)
             if follow is None:
                 return outcome, None
             return outcome, self._go_on(follow(outcome), follow, then)
@@ -100,18 +96,32 @@ class EngineOwner:
             outcome, following = (None, None) if done is None else done
             then(outcome, error, following)
 
-        self.run(work, report)
+        self.run(work, report, what="step")
 
     def run(
         self,
         work: Callable[[Engine], T],
         then: Callable[[T | None, BaseException | None], object],
+        *,
+        what: object = "other",
     ) -> None:
-        """Queue other work on the engine; `then` is called on the event loop."""
+        """Queue other work on the engine; `then` is called on the event loop.
+
+        Args:
+            what: a name for it, which `at` has while the lane is in it.
+        """
         engine = self._engine
         if engine is None or self._closed:
             raise EngineCrashed("the engine is not open")
-        self._lane.submit_then(self._id, lambda: work(engine), then)
+
+        def named() -> T:
+            self.at = what
+            try:
+                return work(engine)
+            finally:
+                self.at = None
+
+        self._lane.submit_then(self._id, named, then)
 
     async def call(self, work: Callable[[Engine], T]) -> T:
         """Queue other work on the engine, and wait for its result.
@@ -136,10 +146,6 @@ class EngineOwner:
     def contended(self) -> bool:
         """Whether other models are computing too."""
         return self._lane.contended(self._id)
-
-    def computing(self) -> bool:
-        """Whether the lane is at a job of this engine right now."""
-        return self._lane.running(self._id)
 
     def give_up(self) -> None:
         """The lane does not come back from a job of this engine."""

@@ -1,8 +1,9 @@
 """What the lane does for an engine between its steps: saves, restores, a fresh context.
 
 Contract
-    State     the errands that are on their way (`_out`); which of them the lane has begun.
-    Writers   the model's actor; the lane thread notes in `_begun` what it begins.
+    State     the errands that are on their way (`_out`); `EngineOwner.at` says which one the lane
+              is at.
+    Writer    the model's actor.
     Watch     while any is on its way, a timer looks which one the lane is at. None of these calls
               can be aborted. One that takes longer than its bound is logged; one that is not back
               a grace later is given up: nothing of the engine is touched again, for a thread is
@@ -21,13 +22,11 @@ from erllama.model.engine_owner import EngineOwner
 from erllama.model.gauges import Gauges
 from erllama.model.messages import ErrandGiveUp, LookAtErrands
 from erllama.model.stacks import stacks
+from erllama.model.stepper import GRACE_S
 
 T = TypeVar("T")
 
 log = logging.getLogger("erllama.model")
-
-GRACE_S = 10.0
-"""How long one that has exceeded its bound may still take to come back."""
 
 _LOOKS = 4  # in the time that one may take
 
@@ -56,8 +55,7 @@ class Errands:
         self._bound_s = bound_s
         self._numbers = 0
         self._out: dict[int, str] = {}
-        self._begun = 0
-        self._seen = (0, 0.0)
+        self._seen: tuple[object, float] = (0, 0.0)
         self._overdue = 0
         self._watch: Timer | None = None
 
@@ -77,15 +75,11 @@ class Errands:
         """
         number = self._numbers = self._numbers + 1
 
-        def begin(engine: Engine) -> T:
-            self._begun = number
-            return work(engine)
-
         def back(result: T | None, error: BaseException | None) -> None:
             self._back(number)
             then(result, error)
 
-        self._owner.run(begin, back)
+        self._owner.run(work, back, what=number)
         self._out[number] = what
         if len(self._out) == 1:
             self._gauges.errand_since = self._clock.now()
@@ -98,8 +92,10 @@ class Errands:
         if not self._out:
             return
         self._look_again()
-        number, now = self._begun, self._clock.now()
-        if number not in self._out:  # they wait for the lane; what is there has a watch of its own
+        number, now = self._owner.at, self._clock.now()
+        if (
+            not isinstance(number, int) or number not in self._out
+        ):  # they wait for the lane; what is there has a watch of its own
             return
         if number != self._seen[0]:
             self._seen = number, now

@@ -29,7 +29,7 @@ from erllama.model.step import Chain
 log = logging.getLogger("erllama.model")
 
 GRACE_S = 10.0
-"""How long an aborted step may take to come back."""
+"""How long what has exceeded its bound may still take to come back."""
 
 
 @dataclass(slots=True)
@@ -139,15 +139,15 @@ class Stepper:
             self.current.chain.stopped = True
 
     @property
-    def chained(self) -> bool:
-        """Whether the lane decodes on by itself."""
+    def chain(self) -> Chain | None:
+        """By which the lane decodes on by itself; None: it does not."""
         chain = None if self.current is None else self.current.chain
-        return chain is not None and not chain.stopped
+        return None if chain is None or chain.stopped else chain
 
     def goes_on_with(self, seqs: Sequence[int]) -> bool:
         """Whether the lane is decoding just these sequences by itself."""
-        chain = None if self.current is None else self.current.chain
-        return self.chained and chain is not None and chain.seqs == tuple(seqs)
+        chain = self.chain
+        return chain is not None and chain.seqs == tuple(seqs)
 
     # The watch
 
@@ -161,7 +161,7 @@ class Stepper:
         if step.number != number or age < self._bound_s:
             self._watch_for(self._bound_s - age)
             return
-        if not self._owner.stepping:  # it waits for the lane; what is there has a watch
+        if self._owner.at != "step":  # it waits for the lane; what is there has a watch
             self._since = self._clock.now()
             self._watch_for(self._bound_s)
             return

@@ -195,3 +195,25 @@ async def test_whoever_waits_for_a_restore_behind_another_model_s_hang_is_told(
         await until(lambda: model.status().restarts == 1)
         await until(lambda: other.status().restarts == 1)
         await assert_as_new(other)
+
+
+async def test_a_call_of_embed_behind_a_save_that_takes_long_is_not_taken_for_stuck(
+    clock: ManualClock,
+) -> None:
+    stage = Stage()
+    async with stage.runtime() as runtime, Gate() as gate:
+        model = await runtime.load_model("stub.gguf", embeddings=True, **OPTIONS)
+        stage.pause(decoding)
+        request = asked(model, prompt(1), max_tokens=2)
+        await stage.held.wait()
+        stage.backend.on_save = lambda _: gate()  # behind the only step that decodes
+        stage.resume()
+        await gate.held.wait()
+        embedding = asyncio.create_task(model.embed([7, 8, 9]))
+        await settle()
+        await clock.advance(ENOUGH_S)
+        gate.open()
+        assert await embedding == await model.embed([7, 8, 9])
+        assert len((await request).tokens) == 2
+        await assert_as_new(model)
+    assert len(stage.loads) == 1
