@@ -44,12 +44,15 @@ def ask_all(
     """
     for round_ in range(options.rounds_or(rounds)):
         with all_sides(options, model) as children:
-            others = dict.fromkeys(plain_tasks, children["plain"])
-            asked = {**children, **others}
-            for turn, names in in_turns(tuple(asked), options.times(turns, 2)):
-                now = {**order, "seed": 1_000_003 * (1_000 * round_ + turn)}
-                tasks = {name: name if name in others else order["task"] for name in names}
-                got = {name: asked[name].ask(**{**now, "task": tasks[name]}) for name in names}
+            tasks = dict.fromkeys(children, order["task"]) | {task: task for task in plain_tasks}
+            for turn, names in in_turns(tuple(tasks), options.times(turns, 2)):
+                seed = 1_000_003 * (1_000 * round_ + turn)
+                got = {
+                    name: children.get(name, children["plain"]).ask(
+                        **{**order, "task": tasks[name], "seed": seed}
+                    )
+                    for name in names
+                }
                 if turn > 0:  # caches, pages and branch predictors are warmer from here on
                     yield got
 
