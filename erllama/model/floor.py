@@ -429,6 +429,7 @@ class Floor:
     def _put_back_to(self, generation: Generation, held: int) -> None:
         """An interrupted step has left `held` cells; go on from a place that the rule allows."""
         if not generation.prefilling:
+            generation.position = min(held, generation.position)  # a recurrent state is lost
             generation.moved(generation.seq)
             return
         granule = self._engine.capabilities.granule

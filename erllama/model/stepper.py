@@ -22,7 +22,7 @@ from erllama.model.engine_owner import EngineOwner
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job
 from erllama.model.messages import GiveUp, StepDone, StepTooLong
-from erllama.model.scheduler import Decision
+from erllama.model.scheduler import Decision, Slice
 from erllama.model.stacks import stacks
 from erllama.model.step import Chain
 
@@ -119,12 +119,17 @@ class Stepper:
         return self.current is not None and job in self.current.jobs.values()
 
     def hasten(self, job: Job) -> None:
-        """A request is to end: see that the step it is in comes back soon."""
+        """A request is to end: see that the step it is in comes back soon.
+
+        A step of several is short, and not one request's to lose. Where a state cannot be cut, it
+        is lost with a step that is aborted, so that a step of one token is waited for.
+        """
         step = self.current
         if step is None or not self.computes(job):
             return
         self.stop_chain()
-        if len(step.jobs) == 1:  # a step of several is short, and is not theirs to lose
+        long = isinstance(step.decision, Slice)
+        if len(step.jobs) == 1 and (long or self._engine.capabilities.truncate):
             self._abort(step)
 
     def abort(self) -> None:

@@ -62,11 +62,13 @@ class SpyBackend:
     Attributes:
         records: by the `n_batch` and `n_ctx` of the engine's context and the file's name.
         before_step: called on the lane before each step; may raise, to play a failing engine.
+        in_step: called on the lane once a step has begun: an abort from now on interrupts it.
     """
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.before_step: BeforeStep = lambda _: None
+        self.in_step: BeforeStep = lambda _: None
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> Loading:
         return SpyLoading(self, path, LlamaBackend().open(path, model, context), context)
@@ -120,6 +122,15 @@ class SpyEngine:
         self._spy = spy
         self._name = name
         self._engine = engine
+        self._plan: StepPlan | None = None
+        self._enter = engine._aborts.enter
+        engine._aborts.enter = self._entered  # type: ignore[method-assign]
+
+    def _entered(self, number: int) -> bool:
+        found = self._enter(number)
+        assert self._plan is not None
+        self._spy.in_step(self._plan)
+        return found
 
     @property
     def capabilities(self) -> Capabilities:
@@ -131,6 +142,7 @@ class SpyEngine:
 
     def step(self, plan: StepPlan) -> StepOutcome:
         self._spy.before_step(plan)
+        self._plan = plan
         outcome = self._engine.step(plan)
         self._keep(self._spy.record(self._name), plan, outcome)
         going_on = tuple(msgspec.structs.replace(one, end=False) for one in outcome.sampled)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
+
 import pytest
 
-from erllama import EngineCrashed, PrefillProgress
+from erllama import EngineCrashed, PrefillProgress, SessionBusy
 from erllama.backend.base import StepPlan
 from tests.cache_exact.room import FEW, PLAIN, SAMPLED, Case, room
 
@@ -48,6 +52,42 @@ async def test_a_reply_that_is_cancelled_is_resumed_from_its_key(case: Case) -> 
     assert 5 <= n < 60
     # the token under way when the cancel came may have been computed already, or not
     assert second.completion.cache.read in (100 + n - 1, 100 + n)
+    assert [*first.tokens, *second.tokens] == unbroken.tokens
+
+
+@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
+@pytest.mark.parametrize("session", [None, "a"])
+async def test_a_cancel_while_a_token_is_computed_loses_nothing_before_it(
+    case: Case, session: str | None
+) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    def wait(plan: StepPlan) -> None:
+        if any(row.pos == 105 for row in plan.rows):
+            begun.set()
+            cancelled.wait(30)
+
+    async with room() as here:
+        seat = await here.load(case)
+        prompt = seat.prompt(100)
+        unbroken = await seat.cold(prompt, 40, **SAMPLED)
+        here.spy.in_step = wait
+        stream = seat.model.stream(prompt, max_tokens=60, session_id=session, **SAMPLED)
+        async with stream:
+            await asyncio.to_thread(begun.wait, 30)
+            cancelling = asyncio.create_task(stream.cancel())
+            await asyncio.sleep(0)
+            with contextlib.suppress(SessionBusy):
+                await seat.model.end_session(session or "none")  # served after the cancel
+            here.spy.in_step = lambda _: None
+            cancelled.set()
+            first = await cancelling
+        n = len(first.tokens)
+        own = {"parent_key": first.finish_key} if session is None else {"session_id": session}
+        second = await seat.ask(first.context_tokens, 40 - n, **own, **SAMPLED)
+    assert n in (6, 7)  # the one under way is finished where it cannot be taken back
+    assert second.completion.cache.read == 100 + n - 1
+    assert second.completion.cache.hit == ("partial" if session is None else "sticky")
     assert [*first.tokens, *second.tokens] == unbroken.tokens
 
 
