@@ -103,6 +103,11 @@ class Actor:
 
     # To use
 
+    @property
+    def backlog(self) -> int:
+        """Calls and casts that wait behind the current message; postponed ones do not count."""
+        return self._running().mailbox.work_at_hand
+
     def stop_self(self, reason: object = "normal") -> None:
         """End after the current message. A reason that is an exception counts as a crash."""
         self._running().stop_self(reason)

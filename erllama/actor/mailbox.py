@@ -62,6 +62,11 @@ class Mailbox(Generic[T]):
         return len(self._parked_system) + len(self._parked_work)
 
     @property
+    def work_at_hand(self) -> int:
+        """Items in the work lane that `get` would return without waiting for `unpark`."""
+        return len(self._work)
+
+    @property
     def closed(self) -> bool:
         """Whether the mailbox takes no more items."""
         return self._closed

@@ -111,6 +111,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         n_seq_max: sequences side by side.
         n_ctx: longest context of one sequence, in tokens.
         n_batch: most rows in one step.
+        n_joint: most rows in a step with slices of several prompts; 0: each has its own step, or
+            its numbers would depend on the others.
         granule: prompts are cut at multiples of this many rows, so that the numbers do not
             depend on the cutting (docs/exact-slicing.md).
         family: how the model keeps its state.
@@ -129,6 +131,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     n_seq_max: int
     n_ctx: int
     n_batch: int
+    n_joint: int = 0
     granule: int
     family: Family
     truncate: bool
@@ -200,7 +203,8 @@ class Prefill(msgspec.Struct, frozen=True):
 
     Attributes:
         logits: the last row's logits are kept, so that a token can be drawn from them.
-        greedy: for so many rows at the end the likeliest token is reported.
+        greedy: for so many rows at the end the likeliest token is reported; then it is the only
+            slice of its plan.
     """
 
     seq: int
@@ -252,24 +256,38 @@ class AdapterUse(msgspec.Struct, frozen=True, order=True):
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One step: end sequences, begin sequences, compute once, sample.
 
-    A plan has a prefill slice or decode rows, never both: one call with both would be computed
-    as two graphs cut at another place, and the numbers would depend on the company.
+    A plan has slices of prompts or decode rows, never both: one call with both would be computed
+    as two graphs cut at another place, and the numbers would depend on the company. Slices share a
+    plan where each is then what it would be alone (docs/exact-slicing.md): all of one length, which
+    is a multiple of the granule or between 2 rows and one granule, of sequences that follow one
+    another, `Capabilities.n_joint` rows in all.
 
     Attributes:
         number: rises from step to step; what `Engine.abort` refers to.
         end: sequences whose cells and sampler are given up, before anything else.
-        keep_logits: give out the logits of the prefill's last row.
+        slices: in rising order of their sequences.
+        keep_logits: give out the logits of the last row of each slice that has any.
         adapters: in force for all rows of the step.
     """
 
     number: int
     end: tuple[int, ...] = ()
     begin: tuple[Begin, ...] = ()
-    prefill: Prefill | None = None
+    slices: tuple[Prefill, ...] = ()
     rows: tuple[Row, ...] = ()
     draws: tuple[Draw, ...] = ()
     keep_logits: bool = False
     adapters: tuple[AdapterUse, ...] = ()
+
+    @property
+    def prefill(self) -> Prefill | None:
+        """The first slice, which is nearly always the only one; None: there is none."""
+        return self.slices[0] if self.slices else None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are computed, of slices or to decode."""
+        return sum(len(one.tokens) for one in self.slices) + len(self.rows)
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -302,7 +320,7 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
         greedy: what `Prefill.greedy` asked for: for each of these rows the token of the largest
             raw logit, of equal ones the lowest id.
         elapsed_ns: time on the lane.
-        logits: what `StepPlan.keep_logits` asked for, float32.
+        logits: what `StepPlan.keep_logits` asked for, float32, by sequence.
     """
 
     number: int
@@ -313,7 +331,7 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     greedy: tuple[int, ...] = ()
     detail: str = ""
     elapsed_ns: int = 0
-    logits: Buffer | None = None
+    logits: dict[int, Buffer] = {}
 
 
 class EmbedPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,15 @@ import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from erllama.backend.base import AdapterUse, Begin, Buffer, Capabilities, Draw, StepPlan
+from erllama.backend.base import (
+    AdapterUse,
+    Begin,
+    Buffer,
+    Capabilities,
+    Draw,
+    Prefill,
+    StepPlan,
+)
 from erllama.errors import DecodeFailed
 
 _SEED_END = 2**32 - 1  # LLAMA_DEFAULT_SEED, llama.cpp's word for "any seed"
@@ -20,16 +28,15 @@ _SEED_END = 2**32 - 1  # LLAMA_DEFAULT_SEED, llama.cpp's word for "any seed"
 
 def sequences(plan: StepPlan) -> list[int]:
     """The sequences that a plan begins or computes, each once."""
-    prefill = [plan.prefill.seq] if plan.prefill else []
     begun = [begin.seq for begin in plan.begin]
-    return list(dict.fromkeys([*begun, *prefill, *(row.seq for row in plan.rows)]))
+    sliced = [one.seq for one in plan.slices]
+    return list(dict.fromkeys([*begun, *sliced, *(row.seq for row in plan.rows)]))
 
 
 def with_logits(plan: StepPlan) -> set[int]:
     """The sequences that will have logits to draw from."""
-    if plan.prefill:
-        return {plan.prefill.seq} if plan.prefill.logits else set()
-    return {row.seq for row in plan.rows}
+    ends = {one.seq for one in plan.slices if one.logits}
+    return ends | {row.seq for row in plan.rows}
 
 
 def check_plan(
@@ -55,10 +62,10 @@ def check_plan(
     Raises:
         DecodeFailed: names the rule.
     """
-    if not capabilities.generate and (plan.prefill or plan.rows):
+    if not capabilities.generate and (plan.slices or plan.rows):
         raise DecodeFailed("this model cannot generate")
-    if plan.prefill and plan.rows:
-        raise DecodeFailed("a step has a prefill slice or decode rows, not both")
+    if plan.slices and plan.rows:
+        raise DecodeFailed("a step has slices of prompts or decode rows, not both")
     for seq in (*sequences(plan), *plan.end, *(draw.seq for draw in plan.draws)):
         if not 0 <= seq < capabilities.n_seq_max:
             raise DecodeFailed(f"sequence {seq}: ids go from 0 to {capabilities.n_seq_max - 1}")
@@ -71,6 +78,8 @@ def check_plan(
         _check_ids(largest(tokens), n_vocab)
         _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
     _check_rows(plan, capabilities.n_batch)
+    if len(plan.slices) > 1:
+        _check_joint(plan.slices, capabilities)
     check_adapters(plan.adapters, adapters)
     begun = {begin.seq for begin in plan.begin}
     computed = with_logits(plan)
@@ -86,11 +95,11 @@ def check_plan(
 
 
 def _computed(plan: StepPlan) -> list[tuple[int, int, Sequence[int]]]:
-    if plan.prefill is None:
+    if not plan.slices:
         return [(row.seq, row.pos, (row.token,)) for row in plan.rows]
-    if not len(plan.prefill.tokens):
+    if not all(len(one.tokens) for one in plan.slices):
         raise DecodeFailed("a prefill slice of no rows")
-    return [(plan.prefill.seq, plan.prefill.pos, plan.prefill.tokens)]
+    return [(one.seq, one.pos, one.tokens) for one in plan.slices]
 
 
 def _check_ids(bounds: tuple[int, int], n_vocab: int) -> None:
@@ -136,13 +145,32 @@ def _check_cells(seq: int, pos: int, n: int, held: int, n_ctx: int) -> None:
 
 
 def _check_rows(plan: StepPlan, n_batch: int) -> None:
-    n = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
-    if plan.prefill and not 0 <= plan.prefill.greedy <= n:
-        raise DecodeFailed(f"likeliest tokens of {plan.prefill.greedy} rows in a slice of {n}")
-    if n > n_batch:
-        raise DecodeFailed(f"{n} rows in a step; {n_batch} fit")
+    for one in plan.slices:
+        if not 0 <= one.greedy <= len(one.tokens):
+            raise DecodeFailed(
+                f"likeliest tokens of {one.greedy} rows in a slice of {len(one.tokens)}"
+            )
+    if plan.n_rows > n_batch:
+        raise DecodeFailed(f"{plan.n_rows} rows in a step; {n_batch} fit")
     if len({row.seq for row in plan.rows}) != len(plan.rows):
         raise DecodeFailed("two decode rows of one sequence in a step")
+
+
+def _check_joint(slices: Sequence[Prefill], capabilities: Capabilities) -> None:
+    """Refuse slices whose numbers would depend on each other."""
+    lengths = {len(one.tokens) for one in slices}
+    n, granule = len(slices[0].tokens), capabilities.granule
+    if len(lengths) > 1 or not (n % granule == 0 or 1 < n < granule):
+        raise DecodeFailed(
+            f"slices of {', '.join(map(str, sorted(lengths)))} rows in a step; several have one "
+            f"length, a multiple of {granule} or 2 to {granule - 1}"
+        )
+    if n * len(slices) > capabilities.n_joint:
+        raise DecodeFailed(f"{len(slices)} slices of {n} rows; {capabilities.n_joint} fit in all")
+    if [one.seq for one in slices] != list(range(slices[0].seq, slices[0].seq + len(slices))):
+        raise DecodeFailed("the slices of a step are not of sequences that follow one another")
+    if any(one.greedy for one in slices):
+        raise DecodeFailed("likeliest tokens of a slice that shares its step")
 
 
 def check_adapters(uses: Sequence[AdapterUse], known: Container[int]) -> None:

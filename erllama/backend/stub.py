@@ -70,6 +70,7 @@ class StubBackend:
         cells: tokens that all sequences hold together, as in a unified cache; None: n_ctx each.
         row_ns: what each row is said to have taken; None: what the step took.
         end_after: sampled tokens after which every generation ends by itself; None: never.
+        joint: slices of several prompts may share a step.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class StubBackend:
         cells: int | None = None,
         row_ns: int | None = None,
         end_after: int | None = None,
+        joint: bool = False,
     ) -> None:
         self.row_s = row_s
         self.on_step = on_step
@@ -100,6 +102,7 @@ class StubBackend:
         self.cells = cells
         self.row_ns = row_ns
         self.end_after = end_after
+        self.joint = joint
         self.engines: list[StubEngine] = []
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> StubLoading:
@@ -185,6 +188,7 @@ class StubEngine:
             n_seq_max=context.n_seq_max,
             n_ctx=context.n_ctx or 4_096,
             n_batch=context.n_batch,
+            n_joint=context.n_ubatch if backend.joint else 0,
             granule=GRANULE,
             family="plain",
             truncate=True,
@@ -222,14 +226,13 @@ class StubEngine:
             greedy=self._greedy(plan) if done else (),
             detail="" if done else f"the stub ends its step as {status!r}",
             elapsed_ns=self._elapsed(plan, started),
-            logits=self._logits(plan) if plan.keep_logits and done else None,
+            logits=self._logits(plan) if plan.keep_logits and done else {},
         )
 
     def _elapsed(self, plan: StepPlan, started: int) -> int:
         if self._backend.row_ns is None:
             return time.perf_counter_ns() - started
-        rows = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
-        return rows * self._backend.row_ns
+        return plan.n_rows * self._backend.row_ns
 
     def embed(self, plan: EmbedPlan) -> EmbedOutcome:
         started = time.perf_counter_ns()
@@ -358,16 +361,15 @@ class StubEngine:
 
     def _compute(self, plan: StepPlan) -> StepStatus:
         """Take the rows in, unless the step is aborted or refused."""
-        rows = len(plan.prefill.tokens) if plan.prefill else len(plan.rows)
-        if not self._fits(rows):
+        if not self._fits(plan.n_rows):
             return "no_slot"
         refused = self._backend.on_decode(plan) if self._backend.on_decode is not None else None
         if refused is not None:
             return refused
-        if self._abort.is_set() or self._abort.wait(rows * self._backend.row_s):
+        if self._abort.is_set() or self._abort.wait(plan.n_rows * self._backend.row_s):
             return "aborted"
-        if plan.prefill:
-            self._cells[plan.prefill.seq] += plan.prefill.tokens
+        for one in plan.slices:
+            self._cells[one.seq] += one.tokens
         for row in plan.rows:
             self._cells[row.seq].append(row.token)
         return "done"
@@ -376,12 +378,13 @@ class StubEngine:
         cells = self._backend.cells
         return cells is None or sum(map(len, self._cells)) + rows <= cells
 
-    def _logits(self, plan: StepPlan) -> bytes | None:
+    def _logits(self, plan: StepPlan) -> dict[int, Buffer]:
         """A float32 for each token; the first ones are the bytes of the hash of the tokens."""
-        if plan.prefill is None or not plan.prefill.logits:
-            return None
-        digest = self._key(self._cells[plan.prefill.seq])
-        return array.array("f", [*digest, *bytes(N_VOCAB - len(digest))]).tobytes()
+        digests = {one.seq: self._key(self._cells[one.seq]) for one in plan.slices if one.logits}
+        return {
+            seq: array.array("f", [*digest, *bytes(N_VOCAB - len(digest))]).tobytes()
+            for seq, digest in digests.items()
+        }
 
     def _greedy(self, plan: StepPlan) -> tuple[int, ...]:
         if plan.prefill is None:

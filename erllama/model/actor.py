@@ -81,6 +81,7 @@ from erllama.model.messages import (
     ErrandGiveUp,
     Evict,
     Expire,
+    Gathered,
     GiveUp,
     Kept,
     LaneBack,
@@ -190,6 +191,7 @@ class ModelActor(StateMachine):
         self._sessions = Sessions()
         self._evictions = Evictions()
         self._orders = 0
+        self._gathering = False
 
     async def init(self) -> None:
         spec = self._spec
@@ -385,6 +387,7 @@ class ModelActor(StateMachine):
         )
         scheduler = Scheduler(
             n_batch=engine.capabilities.n_batch,
+            n_joint=engine.capabilities.n_joint,
             granule=engine.capabilities.granule,
             stall_s=spec.context.decode_stall_ms / 1e3,
             pace=self._gauges.pace,
@@ -414,12 +417,16 @@ class ModelActor(StateMachine):
                     return DEFERRED
             case Call(Submit(job), reply):
                 self._take(job, reply)
+                if self.backlog:
+                    self._gather()
             case Urgent(Cancel(job)):
                 job.cancelled = True
                 self._end_early(job)
             case Urgent(Expire(job)):
                 job.timed_out = True
                 self._end_early(job)
+            case Urgent(Gathered()):
+                self._gathering = False
             case Urgent(QueuedTooLong(job)):
                 if job in self._waiting:
                     job.queued_too_long = True
@@ -542,6 +549,12 @@ class ModelActor(StateMachine):
         if self._here is not None:
             self._start_tokenizing(job)
 
+    def _gather(self) -> None:
+        """Take in the requests that came with this one before a step begins: it is for all."""
+        if not self._gathering:
+            self._gathering = True
+            asyncio.get_running_loop().call_soon(self.ref.urgent, Gathered())
+
     def _set_timers(self, job: Job) -> None:
         now = self.clock.now()
         if job.deadline is not None:
@@ -634,7 +647,8 @@ class ModelActor(StateMachine):
         if self._evictions:
             here.floor.move_off_paused()
         here.floor.spill_what_must()  # before the next step, which would compute it again
-        self._next_step(here)
+        if here.stepper.current is not None or not self._gathering:
+            self._next_step(here)
         if here.stepper.current is None:
             embedding = (job.adapters for job in here.embeddings.jobs)
             computing = (job.scope.adapters for job in self._jobs())
@@ -694,15 +708,15 @@ class ModelActor(StateMachine):
             chain = Chain(generations) if chains else None
             stepper.start(plan, decision, jobs, chain)
         elif isinstance(decision, Slice):
-            job = floor.on(decision.seq)
+            jobs = [floor.on(seq) for seq in decision.seqs]
             plan = slice_plan(
                 number,
-                floor.generation(job),
+                [floor.generation(job) for job in jobs],
                 limit=decision.limit,
                 granule=here.engine.capabilities.granule,
                 end=end,
             )
-            stepper.start(plan, decision, [job], None)
+            stepper.start(plan, decision, jobs, None)
 
     async def _step_done(
         self,
@@ -761,9 +775,8 @@ class ModelActor(StateMachine):
         seconds = outcome.elapsed_ns / 1e9
         here.scheduler.took(step.decision, here.floor.entries(), seconds)
         if isinstance(step.decision, Slice):
-            (job,) = step.jobs.values()
-            generation = here.floor.generation(job)
-            rows = outcome.positions[generation.seq] - generation.position
+            generations = [here.floor.generation(job) for job in step.jobs.values()]
+            rows = sum(outcome.positions[one.seq] - one.position for one in generations)
             here.scheduler.pace.note_prefill(rows, seconds)
 
     async def _embedded(

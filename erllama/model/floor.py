@@ -365,11 +365,16 @@ class Floor:
         entry, generation = job.entry, job.generation
         if entry is None or generation is None:
             return
-        entry.left = generation.prompt_left
+        self._show(entry, generation)
         entry.ready = not job.paused
         if generation.starting:
             entry.ready = False
             self._starting.append(job)
+
+    def _show(self, entry: Entry, generation: Generation) -> None:
+        """Tell the scheduler how far a prompt is."""
+        entry.left = generation.prompt_left
+        entry.joins = generation.joins(self._engine.capabilities.granule)
 
     # Steps
 
@@ -404,13 +409,13 @@ class Floor:
             else:
                 self._end(job, None)
             return
-        self._work.after_step(job, generation, outcome.logits)
+        self._work.after_step(job, generation, outcome.logits.get(job.seq))
         if generation.finished is not None:
             self._end(job, None)
             return
         if entry is not None:
-            entry.left, entry.alone = generation.prompt_left, False
-            entry.ready = not job.paused
+            self._show(entry, generation)
+            entry.alone, entry.ready = False, not job.paused
         if job.sink is not None and job.sink.full:
             self._pause(job)
 
@@ -424,7 +429,7 @@ class Floor:
             if job.ending:
                 self._end(job, None)
             elif job.entry is not None:
-                job.entry.left = generation.prompt_left
+                self._show(job.entry, generation)
 
     def _put_back_to(self, generation: Generation, held: int) -> None:
         """An interrupted step has left `held` cells; go on from a place that the rule allows."""

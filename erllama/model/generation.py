@@ -164,6 +164,12 @@ class Generation:
         """Prompt tokens that are left to compute."""
         return max(len(self.prompt) - self.position, 0)
 
+    def joins(self, granule: int) -> bool:
+        """Whether its next slice may share a step with slices of others: nothing sets it apart."""
+        resumes = self.restored.resumed and self.position == self.restored.tokens
+        plain = self._verify_from is None and not self.stops and not resumes
+        return plain and self.position % granule == 0
+
     @property
     def pure_end(self) -> int:
         """Up to where its rows are a function of the tokens alone."""

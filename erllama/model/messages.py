@@ -56,6 +56,10 @@ class GiveUp(msgspec.Struct, frozen=True):
     number: int
 
 
+class Gathered(msgspec.Struct, frozen=True):
+    """Urgent: the requests that came together have been taken in."""
+
+
 class LookAtErrands(msgspec.Struct, frozen=True):
     """Urgent: see whether the lane is at one thing between steps for too long."""
 

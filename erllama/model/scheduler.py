@@ -1,9 +1,10 @@
 """What is computed next. Pure: the requests that hold sequences in, one step out.
 
 A step is one call of `llama_decode`: either one row of every request that generates, or one slice
-of one prompt; never both, or the numbers would depend on the company (docs/exact-slicing.md).
+of a prompt; never both, or the numbers would depend on the company (docs/exact-slicing.md).
 Requests that generate and prompts that wait take turns, and while anything generates a slice is
-only as long as fits between two of its tokens.
+only as long as fits between two of its tokens. Prompts of like length share a step where the engine
+can do that: those that come together are read together, and begin to generate together.
 
 Whose slice: the classes of priority share the time of prompts by weight (start-time fair queueing,
 Goyal, Vin and Cheng 1996); within a class the prompt goes first that has least left, so that short
@@ -17,7 +18,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from erllama.model.request import Priority
-from erllama.model.slicing import rows_within
+from erllama.model.slicing import rows_within, slice_rows
 
 WEIGHTS: dict[Priority, int] = {"low": 1, "normal": 4, "high": 16}
 """Shares of the classes where they compete."""
@@ -32,6 +33,10 @@ costs llama.cpp up to half a step, as it plans its graphs anew."""
 CONTENDED_S = 0.1
 """How long a prompt slice may keep the lane while other models compute too."""
 
+JOINT_S = 1.0
+"""How long a step with slices of several prompts may take: all of them wait until it ends."""
+
+_LIKE = 2  # times as much of a prompt may be left as of another one that it shares steps with
 _URGENT = 2.0  # times the estimated rest of a prompt, before its deadline
 
 
@@ -47,7 +52,8 @@ class Entry:
         most: rows of its slices at most, where the cells of the context ran short; 0: no limit.
         passed: slices that others got since its last one.
         group: requests of different groups never share a step: their adapters differ.
-        alone: its row is to be computed by itself, to find out whether it is the one that fails.
+        alone: it is to be computed by itself, to find out whether it is the one that fails.
+        joins: its next slice may be computed beside slices of other prompts, of the same length.
     """
 
     seq: int
@@ -59,6 +65,7 @@ class Entry:
     most: int = 0
     passed: int = 0
     alone: bool = False
+    joins: bool = False
     group: Hashable = ()
 
 
@@ -71,10 +78,20 @@ class Decode:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A slice of at most `limit` rows of the prompt of one sequence."""
+    """A slice of at most `limit` rows of the prompt of one sequence.
+
+    Attributes:
+        beside: further sequences, next to that one, whose prompts have slices of just `limit` rows.
+    """
 
     seq: int
     limit: int
+    beside: tuple[int, ...] = ()
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """All sequences that it computes, in rising order."""
+        return tuple(sorted((self.seq, *self.beside)))
 
 
 Decision = Decode | Slice
@@ -130,18 +147,22 @@ class Scheduler:
 
     Args:
         n_batch: most rows in a step.
+        n_joint: most rows in a step with slices of several prompts.
         granule: rows of the finest cut of a prompt.
         stall_s: longest time between two tokens of a request while prompts are computed.
         pace: how fast the engine was so far.
     """
 
-    def __init__(self, *, n_batch: int, granule: int, stall_s: float, pace: Pace) -> None:
+    def __init__(
+        self, *, n_batch: int, n_joint: int = 0, granule: int, stall_s: float, pace: Pace
+    ) -> None:
         self._n_batch = n_batch
+        self._n_joint = n_joint
         self._granule = granule
         self._stall_s = stall_s
         self._shares = ClassShares()
         self._since_decode = math.inf  # seconds of slices since the last decode step
-        self._last = -1  # whose slice was the latest
+        self._last: tuple[int, ...] = ()  # whose slice was the latest
         self._decodes = 0
         self._latest: dict[Hashable, int] = {}
         self._in_turn = 0
@@ -165,7 +186,10 @@ class Scheduler:
             return Decode(tuple(alone[:1] or sorted(decoding)))
         if chosen is None:
             return None
-        return Slice(chosen.seq, self._limit(chosen, bool(decoding), contended))
+        limit = self._limit(chosen, bool(decoding), contended)
+        rows = slice_rows(0, chosen.left, limit, self._granule)
+        beside = self._beside(chosen, prompts, rows, limit) if self._n_joint else ()
+        return Slice(chosen.seq, rows, beside) if beside else Slice(chosen.seq, limit)
 
     def took(self, decision: Decision, entries: Sequence[Entry], seconds: float) -> None:
         """Account for a step that was computed.
@@ -181,11 +205,11 @@ class Scheduler:
             self.pace.note_decode(seconds)
             return
         self._since_decode += seconds
-        self._last = decision.seq
+        self._last = decision.seqs
         for entry in entries:
-            if entry.seq == decision.seq:
+            if entry.seq in decision.seqs:
                 entry.passed = 0
-                self._shares.charge(entry.priority, seconds)
+                self._shares.charge(entry.priority, seconds / len(decision.seqs))
             elif entry.ready and entry.left:
                 entry.passed += 1
 
@@ -197,7 +221,7 @@ class Scheduler:
         """
         if self._since_decode == 0.0:
             return True
-        if not self.pace.prefill_rate or entry.left > self._granule or entry.seq == self._last:
+        if not self.pace.prefill_rate or entry.left > self._granule or entry.seq in self._last:
             return False
         return entry.left / self.pace.prefill_rate <= self._spare_s
 
@@ -237,6 +261,39 @@ class Scheduler:
             if entry.deadline - now < _URGENT * rest:
                 return 1, entry.deadline, entry.order
         return 2, float(entry.left), entry.order
+
+    def _beside(
+        self, chosen: Entry, prompts: Sequence[Entry], rows: int, limit: int
+    ) -> tuple[int, ...]:
+        """Whose slices of `rows` rows are computed with the chosen one, within its limit.
+
+        Only of prompts that are not much longer: else a short one would wait for the beginning of
+        a long one, which gains nothing by it.
+        """
+        most = min(limit, self._n_joint)
+        if self.pace.prefill_rate:
+            most = min(most, rows_within(JOINT_S, self.pace.prefill_rate, self._granule))
+        if rows < 2 or 2 * rows > most or not self._shares_steps(chosen):
+            return ()
+        fit = {
+            entry.seq
+            for entry in prompts
+            if self._shares_steps(entry)
+            and (entry.priority, entry.group) == (chosen.priority, chosen.group)
+            and entry.left <= _LIKE * chosen.left
+            and slice_rows(0, entry.left, rows, self._granule) == rows
+        }
+        first = last = chosen.seq
+        while (last - first + 2) * rows <= most and (last + 1 in fit or first - 1 in fit):
+            if last + 1 in fit:
+                last += 1
+            else:
+                first -= 1
+        return tuple(seq for seq in range(first, last + 1) if seq != chosen.seq)
+
+    @staticmethod
+    def _shares_steps(entry: Entry) -> bool:
+        return entry.joins and not entry.alone and not entry.most
 
     def _limit(self, entry: Entry, decoding: bool, contended: bool) -> int:
         """Rows of a slice: all that fit, or what fits between two tokens of the others."""

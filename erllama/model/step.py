@@ -23,18 +23,24 @@ def decode_plan(
 
 
 def slice_plan(
-    number: int, generation: Generation, *, limit: int, granule: int, end: Sequence[int] = ()
+    number: int,
+    generations: Sequence[Generation],
+    *,
+    limit: int,
+    granule: int,
+    end: Sequence[int] = (),
 ) -> StepPlan:
-    """A slice of a prompt, and behind the last one a draw."""
-    prefill = generation.slice(limit, granule)
+    """A slice of each prompt, and a draw behind each last one; all have the same adapters."""
+    slices = [(one, one.slice(limit, granule)) for one in generations]
+    ends = [(one, prefill) for one, prefill in slices if prefill.logits]
     return StepPlan(
         number=number,
         end=tuple(end),
-        begin=generation.begin(),
-        prefill=prefill,
-        draws=generation.first_draws() if prefill.logits else (),
-        keep_logits=generation.wants_logits(prefill),
-        adapters=generation.adapters,
+        begin=tuple(begin for one in generations for begin in one.begin()),
+        slices=tuple(prefill for _, prefill in slices),
+        draws=tuple(draw for one, _ in ends for draw in one.first_draws()),
+        keep_logits=any(one.wants_logits(prefill) for one, prefill in ends),
+        adapters=generations[0].adapters,
     )
 
 

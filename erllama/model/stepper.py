@@ -121,15 +121,17 @@ class Stepper:
     def hasten(self, job: Job) -> None:
         """A request is to end: see that the step it is in comes back soon.
 
-        A step of several is short, and not one request's to lose. Where a state cannot be cut, it
-        is lost with a step that is aborted, so that a step of one token is waited for.
+        A step of several is not one request's to lose, unless all of them are to end. Where a state
+        cannot be cut, it is lost with a step that is aborted, so that a step of one token is waited
+        for.
         """
         step = self.current
         if step is None or not self.computes(job):
             return
         self.stop_chain()
         long = isinstance(step.decision, Slice)
-        if len(step.jobs) == 1 and (long or self._engine.capabilities.truncate):
+        wanted = any(not one.ending for one in step.jobs.values())
+        if not wanted and (long or self._engine.capabilities.truncate):
             self._abort(step)
 
     def abort(self) -> None:

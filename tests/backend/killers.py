@@ -98,13 +98,13 @@ def guarded_calls(path: str) -> dict[str, str]:
     calls: dict[str, Callable[[], object]] = {
         "detokenize with a bad id": lambda: engine.detokenize([1_000_000]),
         "a prompt with a bad id": step(rows=(Row(0, 0, 1_000_000),)),
-        "more rows than n_batch": step(prefill=Prefill(0, 0, tokens, True)),
-        "sampling without logits": step(begin=begin, prefill=unasked, draws=(Draw(0, 0),)),
+        "more rows than n_batch": step(slices=(Prefill(0, 0, tokens, True),)),
+        "sampling without logits": step(begin=begin, slices=(unasked,), draws=(Draw(0, 0),)),
         "sequence id out of range": step(end=(2,)),
         "position gap": step(rows=(Row(0, 7, 5),)),
     }
     said = {name: _error(call) for name, call in calls.items()}
-    lives = engine.step(StepPlan(number=2, begin=begin, prefill=prompt, draws=(Draw(0, 0),)))
+    lives = engine.step(StepPlan(number=2, begin=begin, slices=(prompt,), draws=(Draw(0, 0),)))
     said["afterwards"] = lives.status
     engine.close()
     return said
@@ -115,7 +115,7 @@ def beyond_n_ctx(path: str) -> dict[str, str]:
     engine = _engine(path)
     piece = array.array("i", [5] * 64)
     for pos in range(0, 256, 64):
-        engine.step(StepPlan(number=1, prefill=Prefill(0, pos, piece, False)))
+        engine.step(StepPlan(number=1, slices=(Prefill(0, pos, piece, False),)))
     refused = _error(lambda: engine.step(StepPlan(number=2, rows=(Row(0, 256, 5),))))
     engine.capabilities = msgspec.structs.replace(engine.capabilities, n_ctx=1_000)  # no guard
     bare = engine.step(StepPlan(number=3, rows=(Row(0, 256, 5),))).status
@@ -129,7 +129,7 @@ def load_and_draw(path: str) -> str:
     except ErllamaError as error:
         return f"{type(error).__name__}: {error}"
     prompt = Prefill(0, 0, array.array("i", [5] * 4), True)
-    plan = StepPlan(number=1, begin=(Begin(0, GREEDY),), prefill=prompt, draws=(Draw(0, 0),))
+    plan = StepPlan(number=1, begin=(Begin(0, GREEDY),), slices=(prompt,), draws=(Draw(0, 0),))
     try:
         outcome = engine.step(plan)
     except ErllamaError as error:

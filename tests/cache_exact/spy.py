@@ -149,8 +149,7 @@ class SpyEngine:
         return msgspec.structs.replace(outcome, sampled=going_on)
 
     def _keep(self, record: Record, plan: StepPlan, outcome: StepOutcome) -> None:
-        if plan.prefill is not None:
-            record.slices.append((plan.prefill.pos, len(plan.prefill.tokens)))
+        record.slices += [(one.pos, len(one.tokens)) for one in plan.slices]
         record.decoded += len(plan.rows)
         for draw in plan.draws if outcome.status == "done" else ():
             if draw.logits is not None:

@@ -59,7 +59,9 @@ class ByHand:
         logits = b""
         for start, stop in slices(self._held, end):
             part = array.array("i", tokens[start - end : stop - end or None])
-            logits = await self._step(0, prefill=Prefill(0, start, part, logits=True), n=len(part))
+            logits = await self._step(
+                0, slices=(Prefill(0, start, part, logits=True),), n=len(part)
+            )
         return logits
 
     async def row(self, token: int) -> bytes:

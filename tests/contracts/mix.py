@@ -63,6 +63,42 @@ class Mixer:
         self._step(end=(seq,))
         return running.logits
 
+    def together(self, parts: list[Part], rng: random.Random) -> list[list[bytes]]:
+        """The logits of requests of one length that are read in the same steps.
+
+        As many as sequences; on random ones of those, and with random slices.
+        """
+        for other in range(self._engine.capabilities.n_seq_max):
+            self._step(end=(other,))
+        order = rng.sample(range(len(parts)), len(parts))
+        running = [Running(parts[name], seq) for seq, name in enumerate(order)]
+        while running[0].prefilling:
+            self._prefill_all(running, rng)
+        while not running[0].done:
+            for one in running:
+                self._decode([one])  # alone, as rows of company may differ
+        return [running[order.index(name)].logits for name in range(len(parts))]
+
+    def _prefill_all(self, running: list[Running], rng: random.Random) -> None:
+        left = len(running[0].part.prompt) - running[0].held
+        most = self._engine.capabilities.n_joint // len(running) // GRANULE
+        whole = min(left // GRANULE, most)
+        n = GRANULE * rng.randrange(1, whole + 1) if whole else left
+        slices = [
+            Prefill(
+                one.seq,
+                one.held,
+                array.array("i", one.part.prompt[one.held : one.held + n]),
+                n == left,
+            )
+            for one in running
+        ]
+        self._step(slices=tuple(slices))
+        for one in running:
+            one.held += n
+            if n == left:
+                self._note(one)
+
     def mixed(self, parts: list[Part], rng: random.Random) -> list[list[bytes]]:
         """The logits of requests that come, decode and go in random order and company."""
         free = list(range(self._engine.capabilities.n_seq_max))
@@ -96,7 +132,7 @@ class Mixer:
         n = GRANULE * rng.randrange(1, whole + 1) if whole else left
         tokens = array.array("i", one.part.prompt[one.held : one.held + n])
         last = n == left
-        self._step(prefill=Prefill(one.seq, one.held, tokens, last))
+        self._step(slices=(Prefill(one.seq, one.held, tokens, last),))
         one.held += n
         if last:
             self._note(one)

@@ -109,6 +109,8 @@ class Rig:
         return await self.lane.submit(self.owner, work)
 
     async def step(self, engine: Engine, **parts: Any) -> StepOutcome:
+        if "prefill" in parts:  # most tests have one slice
+            parts["slices"] = (parts.pop("prefill"),)
         plan = StepPlan(number=parts.pop("number", None) or next(self.numbers), **parts)
         return await self.on_lane(lambda: engine.step(plan))
 

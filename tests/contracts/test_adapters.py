@@ -46,7 +46,7 @@ async def logits(
         adapters=uses,
     )
     assert outcome.status == "done", outcome.detail
-    return bytes(memoryview(outcome.logits))  # type: ignore[arg-type]
+    return bytes(memoryview(outcome.logits[seq]))  # type: ignore[arg-type]
 
 
 async def test_an_adapter_changes_the_steps_that_name_it_and_no_others(

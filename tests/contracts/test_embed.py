@@ -114,7 +114,7 @@ async def test_logits_are_bit_equal_with_and_without_a_context_that_embeds(rig: 
         outcome = await rig.step(
             engine, begin=(Begin(0, GREEDY),), prefill=slice_of(PROMPT), keep_logits=True
         )
-        logits.append(bytes(memoryview(outcome.logits)))  # type: ignore[arg-type]
+        logits.append(bytes(memoryview(outcome.logits[0])))  # type: ignore[arg-type]
     assert logits[0] == logits[1]
 
 

@@ -58,10 +58,9 @@ async def after(rig: Rig, engine: Engine, tokens: list[int], pos: int, *, seq: i
         keep_logits=True,
     )
     assert outcome.status == "done", outcome.detail
-    assert outcome.logits is not None
     first = outcome.sampled[0].token
     rest = await rig.go_on(engine, first, len(tokens), 6, seq=seq)
-    return bytes(outcome.logits), [first, *rest]
+    return bytes(outcome.logits[seq]), [first, *rest]
 
 
 async def test_a_state_put_back_goes_on_bit_for_bit(rig: Rig) -> None:
@@ -161,10 +160,10 @@ async def test_a_token_drawn_from_kept_logits_is_the_one_drawn_when_they_were_ma
             draws=(Draw(0, seed),),
             keep_logits=True,
         )
-        assert made.logits is not None
-        assert memoryview(made.logits).nbytes == 4 * engine.info.n_vocab  # type: ignore[arg-type]
+        (logits,) = made.logits.values()
+        assert memoryview(logits).nbytes == 4 * engine.info.n_vocab  # type: ignore[arg-type]
         drawn = await rig.step(
-            engine, begin=(Begin(1, sampler),), draws=(Draw(1, seed, bytes(made.logits)),)
+            engine, begin=(Begin(1, sampler),), draws=(Draw(1, seed, bytes(logits)),)
         )
         assert drawn.sampled[0].token == made.sampled[0].token
         assert drawn.sampled[0].piece == made.sampled[0].piece
@@ -179,7 +178,7 @@ async def test_logits_are_given_out_when_asked_for_only(rig: Rig) -> None:
             prefill=slice_of(PROMPT, logits=logits),
             keep_logits=keep,
         )
-        assert outcome.logits is None
+        assert outcome.logits == {}
 
 
 async def test_begin_keeps_a_state_only_when_told_to(rig: Rig) -> None:

@@ -31,9 +31,8 @@ async def rest(rig: Rig, engine: Engine, keep: int, *, seq: int = 1) -> tuple[by
         draws=(Draw(seq, 0),),
         keep_logits=True,
     )
-    assert outcome.logits is not None
     first = outcome.sampled[0].token
-    return bytes(outcome.logits), [
+    return bytes(outcome.logits[seq]), [
         first,
         *await rig.go_on(engine, first, len(PROMPT), 4, seq=seq),
     ]

@@ -139,7 +139,7 @@ async def test_a_vocabulary_alone_cannot_generate(rig: Rig) -> None:
     engine = await rig.on_lane(loading.warm_up)
     rig.engines.append(engine)
     assert not engine.capabilities.generate
-    for parts in ({"prefill": slice_of([5])}, {"rows": (Row(0, 0, 5),)}):
+    for parts in ({"slices": (slice_of([5]),)}, {"rows": (Row(0, 0, 5),)}):
         plan = StepPlan(number=1, **parts)
         with pytest.raises(DecodeFailed, match="cannot generate"):
             await rig.on_lane(lambda plan=plan: engine.step(plan))  # type: ignore[misc]

@@ -318,6 +318,6 @@ async def test_aborts_from_many_threads_end_in_one_aborted_step(rig: Rig) -> Non
     for _ in range(4):
         await on_thread(lambda: engine.abort(50))
     plan = StepPlan(
-        number=50, begin=(Begin(0, GREEDY),), prefill=slice_of(array.array("i", PROMPT))
+        number=50, begin=(Begin(0, GREEDY),), slices=(slice_of(array.array("i", PROMPT)),)
     )
     assert (await rig.on_lane(lambda: engine.step(plan))).status == "aborted"

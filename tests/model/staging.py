@@ -213,6 +213,11 @@ class _PieceEngine(StubEngine):
         return Sampled(seq=seq, token=7, piece=piece, end=False)
 
 
+async def settled(*tasks: asyncio.Task[Any]) -> list[Any]:
+    """What became of each: its result, or its error."""
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def fresh_tokens(prompt: str | Sequence[int], **options: Any) -> list[int]:
     """What a new model in a new runtime answers."""
     async with running(StubBackend()) as runtime:

@@ -27,6 +27,7 @@ from tests.model.staging import (
     decoding,
     fresh_tokens,
     prefilling,
+    settled,
 )
 
 GREEDY: dict[str, Any] = {"temperature": 0}
@@ -34,10 +35,6 @@ GREEDY: dict[str, Any] = {"temperature": 0}
 
 def asked(model: Model, prompt: str, **options: Any) -> asyncio.Task[Completion]:
     return asyncio.create_task(model.complete(prompt, **{"max_tokens": 1, **GREEDY, **options}))
-
-
-async def settled(*tasks: asyncio.Task[Any]) -> list[Any]:
-    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def prompt_of(plan: StepPlan) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 from erllama.model.request import Priority
 from erllama.model.scheduler import (
     CONTENDED_S,
+    JOINT_S,
     PATIENCE,
     TURN,
     WEIGHTS,
@@ -134,6 +135,73 @@ def test_one_that_would_miss_its_deadline_goes_first() -> None:
 def test_deadlines_wait_until_the_rate_is_known() -> None:
     entries = [entry(0, 100), entry(1, 2_000, deadline=0.1)]
     assert scheduler(pace=Pace()).plan(entries, now=0.0) == Slice(0, 512)
+
+
+def joint(seq: int, left: int, **fields: Any) -> Entry:
+    return entry(seq, left, **({"joins": True} | fields))
+
+
+@pytest.mark.parametrize(
+    ("entries", "planned"),
+    [
+        ([joint(n, 64) for n in range(8)], Slice(0, 64, (1, 2, 3, 4, 5, 6, 7))),
+        ([joint(n, 64) for n in range(9)], Slice(0, 64, (1, 2, 3, 4, 5, 6, 7))),
+        ([joint(n, 130) for n in range(8)], Slice(0, 128, (1, 2, 3))),
+        ([joint(0, 200), joint(1, 256), joint(2, 384)], Slice(0, 192, (1,))),
+        ([joint(0, 64), joint(1, 128), joint(2, 129)], Slice(0, 64, (1,))),
+        ([joint(0, 64), joint(2, 64), joint(3, 64)], Slice(0, 512)),
+        (
+            [joint(2, 64, order=9), joint(3, 64, order=1), joint(1, 64, order=0)],
+            Slice(1, 64, (2, 3)),
+        ),
+        ([joint(5, 64, order=2), joint(6, 64, order=1), joint(4, 64)], Slice(6, 64, (4, 5))),
+        ([joint(0, 40), joint(1, 40), joint(2, 41)], Slice(0, 40, (1,))),
+        ([joint(0, 40), joint(1, 104)], Slice(0, 512)),
+        ([joint(0, 1), joint(1, 1)], Slice(0, 512)),
+        ([joint(0, 300), joint(1, 300)], Slice(0, 256, (1,))),
+        ([joint(0, 600), joint(1, 600)], Slice(0, 512)),
+        ([joint(0, 64), entry(1, 64)], Slice(0, 512)),
+        ([entry(0, 64), joint(1, 64)], Slice(0, 512)),
+        ([joint(0, 64), joint(1, 64, ready=False)], Slice(0, 512)),
+        ([joint(0, 64), joint(1, 64, most=64)], Slice(0, 512)),
+        ([joint(0, 64), joint(1, 64, alone=True)], Slice(0, 512)),
+        ([joint(0, 64, alone=True), joint(1, 64)], Slice(0, 512)),
+        ([joint(0, 64), joint(1, 64, priority="low")], Slice(0, 512)),
+        ([joint(0, 64), joint(1, 64, group=1)], Slice(0, 512)),
+    ],
+)
+def test_prompts_of_like_length_are_read_together(entries: list[Entry], planned: Slice) -> None:
+    assert scheduler(n_joint=512).plan(entries, now=0.0) == planned
+    assert scheduler().plan(entries, now=0.0) == Slice(planned.seq, 512)
+
+
+def test_they_are_read_together_within_a_bound_of_time() -> None:
+    four = [joint(n, 64) for n in range(8)]
+    slow = Pace(prefill_rate=4 * 64 / JOINT_S)
+    assert scheduler(n_joint=512, pace=slow).plan(four, now=0.0) == Slice(0, 64, (1, 2, 3))
+    unknown = scheduler(n_joint=512, pace=Pace()).plan(four, now=0.0)
+    assert unknown == Slice(0, 64, (1, 2, 3, 4, 5, 6, 7))
+
+
+def test_beside_streams_they_share_what_fits_between_two_tokens() -> None:
+    planner = scheduler(n_joint=512, pace=Pace(prefill_rate=2_000.0, decode_s=0.02))
+    planner.took(Decode((9,)), [], 0.02)
+    entries = [entry(9), *(joint(n, 32) for n in range(8))]
+    assert planner.plan(entries, now=0.0) == Slice(0, 32, (1, 2, 3))
+    entries = [entry(9), *(joint(n, 100) for n in range(8))]
+    assert planner.plan(entries, now=0.0) == Slice(0, 64, (1,))
+
+
+def test_a_shared_step_counts_for_each_prompt_in_it() -> None:
+    entries = [joint(n, 64) for n in range(3)]
+    entries[2].joins = False
+    planner = scheduler(n_joint=512)
+    decision = planner.plan(entries, now=0.0)
+    assert isinstance(decision, Slice)
+    entries[0].passed = entries[1].passed = 3
+    planner.took(decision, entries, 0.1)
+    assert [one.passed for one in entries] == [0, 0, 1]
+    assert decision.seqs == (0, 1)
 
 
 def test_a_long_prompt_beside_many_short_ones_gets_its_turns() -> None:

@@ -58,7 +58,7 @@ def test_a_decode_plan_has_a_row_and_a_draw_for_each() -> None:
 
 def test_a_sequence_is_begun_once_and_again_after_it_was_moved() -> None:
     fresh = generation(2)
-    plan = slice_plan(1, fresh, limit=64, granule=64)
+    plan = slice_plan(1, [fresh], limit=64, granule=64)
     assert [(begin.seq, begin.keep) for begin in plan.begin] == [(2, 0)]
     fresh.apply(10, sampled(2, 9), (), 0.0)
     assert decode_plan(2, [fresh]).begin == ()
@@ -68,10 +68,10 @@ def test_a_sequence_is_begun_once_and_again_after_it_was_moved() -> None:
 
 def test_only_the_last_slice_of_a_prompt_is_drawn_from() -> None:
     long = generation(0, n_prompt=70)
-    first = slice_plan(1, long, limit=64, granule=64)
+    first = slice_plan(1, [long], limit=64, granule=64)
     assert (first.draws, first.keep_logits) == ((), False)
     long.apply(64, None, (), 0.0)
-    assert len(slice_plan(2, long, limit=64, granule=64).draws) == 1
+    assert len(slice_plan(2, [long], limit=64, granule=64).draws) == 1
 
 
 def test_the_step_that_follows_is_the_one_that_would_have_been_planned() -> None:

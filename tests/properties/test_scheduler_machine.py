@@ -57,14 +57,21 @@ class Live:
 class SchedulerMachine(RuleBasedStateMachine):
     """Some sequences, many requests."""
 
-    @initialize(n_seq_max=st.integers(1, 6), n_batch=st.sampled_from([64, 100, 192, 512]))
-    def begin(self, n_seq_max: int, n_batch: int) -> None:
+    @initialize(
+        n_seq_max=st.integers(1, 6),
+        n_batch=st.sampled_from([64, 100, 192, 512]),
+        n_joint=st.sampled_from([0, 64, 512]),
+    )
+    def begin(self, n_seq_max: int, n_batch: int, n_joint: int) -> None:
         self.n_seq_max, self.n_batch = n_seq_max, n_batch
         self.pool = Sequences(n_seq_max)
         self.live: list[Live] = []
         self.now = 0.0
         self.orders = 0
-        self.scheduler = Scheduler(n_batch=n_batch, granule=GRANULE, stall_s=0.1, pace=Pace())
+        self.n_joint = n_joint
+        self.scheduler = Scheduler(
+            n_batch=n_batch, n_joint=n_joint, granule=GRANULE, stall_s=0.1, pace=Pace()
+        )
         self.since_slice = 0
 
     @property
@@ -77,12 +84,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         to_generate=st.integers(1, 20),
         priority=st.sampled_from(CLASSES),
         deadline=st.none() | st.floats(0, 5),
+        joins=st.booleans(),
     )
     def come(
-        self, prompt: int, to_generate: int, priority: Priority, deadline: float | None
+        self,
+        prompt: int,
+        to_generate: int,
+        priority: Priority,
+        deadline: float | None,
+        *,
+        joins: bool,
     ) -> None:
         self.orders += 1
-        entry = Entry(self.pool.take(), self.orders, priority, left=prompt)
+        entry = Entry(self.pool.take(), self.orders, priority, left=prompt, joins=joins)
         entry.deadline = None if deadline is None else self.now + deadline
         self.live.append(Live(entry, prompt, to_generate))
 
@@ -135,25 +149,47 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.leave(one)
 
     def slice(self, decision: Slice) -> None:
-        (chosen,) = [one for one in self.live if one.entry.seq == decision.seq]
-        assert chosen.entry.ready
-        assert chosen.entry.left
-        rows = slice_rows(chosen.done, chosen.prompt, decision.limit, GRANULE)
-        assert 0 < rows <= self.n_batch
-        assert (chosen.done + rows) % GRANULE == 0 or chosen.done + rows == chosen.prompt
-        tail = chosen.prompt - chosen.prompt % GRANULE
-        assert chosen.done >= tail or chosen.done + rows <= tail, "the tail runs by itself"
+        chosen = [one for one in self.live if one.entry.seq in decision.seqs]
+        assert len(chosen) == len(decision.seqs)
+        rows = [self.rows(one, decision) for one in chosen]
+        assert sum(rows) <= self.n_batch
+        if decision.beside:
+            self.check_shared(decision, chosen, rows)
         self.since_slice = 0
         self.scheduler.took(decision, self.entries, SLICE_S)
         for one in self.live:
-            waits = one is not chosen and one.entry.ready and one.entry.left
+            waits = one not in chosen and one.entry.ready and one.entry.left
             one.waited = one.waited + 1 if waits else 0
-        chosen.done += rows
-        chosen.entry.left -= rows
-        if not chosen.entry.left:
-            chosen.to_generate -= 1
-            if not chosen.to_generate:
-                self.leave(chosen)
+        for one, n in zip(chosen, rows, strict=True):
+            self.read(one, n)
+
+    def check_shared(self, decision: Slice, chosen: list[Live], rows: list[int]) -> None:
+        seqs = decision.seqs
+        assert seqs == tuple(range(seqs[0], seqs[-1] + 1))
+        assert rows == [decision.limit] * len(rows)
+        assert sum(rows) <= self.n_joint
+        assert rows[0] % GRANULE == 0 or 1 < rows[0] < GRANULE
+        assert all(one.entry.joins and not one.entry.alone for one in chosen)
+        assert len({one.entry.priority for one in chosen}) == 1
+
+    @staticmethod
+    def rows(one: Live, decision: Slice) -> int:
+        assert one.entry.ready
+        assert one.entry.left
+        rows = slice_rows(one.done, one.prompt, decision.limit, GRANULE)
+        assert rows > 0
+        assert (one.done + rows) % GRANULE == 0 or one.done + rows == one.prompt
+        tail = one.prompt - one.prompt % GRANULE
+        assert one.done >= tail or one.done + rows <= tail, "the tail runs by itself"
+        return rows
+
+    def read(self, one: Live, rows: int) -> None:
+        one.done += rows
+        one.entry.left -= rows
+        if not one.entry.left:
+            one.to_generate -= 1
+            if not one.to_generate:
+                self.leave(one)
 
     def leave(self, one: Live) -> None:
         self.live.remove(one)
@@ -163,7 +199,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def seqs(decision: Decision | None) -> set[int]:
         if decision is None:
             return set()
-        return set(decision.seqs) if isinstance(decision, Decode) else {decision.seq}
+        return set(decision.seqs)
 
     @invariant()
     def nobody_starves(self) -> None:

@@ -30,16 +30,21 @@ class Batch:
         self._seq_pointers = self._seq.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
         self.native = self._struct()
 
-    def fill_prefill(self, prefill: Prefill) -> None:
-        """One slice of one prompt."""
-        n = len(prefill.tokens)
-        self._token[:n] = np.frombuffer(prefill.tokens, np.int32)
-        self._pos[:n] = np.arange(prefill.pos, prefill.pos + n, dtype=np.int32)
-        self._seq[:n] = prefill.seq
-        self._logits[:n] = 0
-        self._logits[n - prefill.greedy : n] = 1
-        self._logits[n - 1] = prefill.logits or prefill.greedy > 0
+    def fill_slices(self, slices: Sequence[Prefill]) -> dict[int, int]:
+        """Slices of prompts, one after the other; returns the last row of each, by sequence."""
+        last: dict[int, int] = {}
+        n = 0
+        for one in slices:
+            start, n = n, n + len(one.tokens)
+            self._token[start:n] = np.frombuffer(one.tokens, np.int32)
+            self._pos[start:n] = np.arange(one.pos, one.pos + n - start, dtype=np.int32)
+            self._seq[start:n] = one.seq
+            self._logits[start:n] = 0
+            self._logits[n - one.greedy : n] = 1
+            self._logits[n - 1] = one.logits or one.greedy > 0
+            last[one.seq] = n - 1
         self.native.n_tokens = n
+        return last
 
     def fill_row(self, row: Row) -> None:
         """One token of one sequence, the commonest step of all."""

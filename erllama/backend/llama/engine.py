@@ -123,7 +123,7 @@ class LlamaEngine:
         sampled: tuple[Sampled, ...] = ()
         greedy: tuple[int, ...] = ()
         failures: dict[int, str] = {}
-        if status == "done" and (plan.prefill or plan.rows):
+        if status == "done" and (plan.slices or plan.rows):
             with capture_log() as said:
                 status, detail = self._compute(plan, said)
         if status == "done":
@@ -138,7 +138,7 @@ class LlamaEngine:
             greedy=greedy,
             detail=detail,
             elapsed_ns=time.perf_counter_ns() - started,
-            logits=self._kept_logits(plan) if status == "done" else None,
+            logits=self._kept_logits(plan) if status == "done" else {},
         )
 
     def embed(self, plan: EmbedPlan) -> EmbedOutcome:
@@ -300,9 +300,8 @@ class LlamaEngine:
 
     def _fill(self, batch: Batch, plan: StepPlan) -> Sequence[int]:
         """Fill the batch; returns the sequences of its padding rows."""
-        if plan.prefill:
-            batch.fill_prefill(plan.prefill)
-            self._rows = {plan.prefill.seq: len(plan.prefill.tokens) - 1}
+        if plan.slices:
+            self._rows = batch.fill_slices(plan.slices)
             return ()
         if len(plan.rows) == 1 and not self.capabilities.deterministic:
             batch.fill_row(plan.rows[0])
@@ -335,8 +334,8 @@ class LlamaEngine:
         return None
 
     def _advance(self, plan: StepPlan) -> None:
-        if plan.prefill:
-            self._held[plan.prefill.seq] += len(plan.prefill.tokens)
+        for one in plan.slices:
+            self._held[one.seq] += len(one.tokens)
         for row in plan.rows:
             self._held[row.seq] += 1
 
@@ -363,7 +362,7 @@ class LlamaEngine:
         return tuple(sampled)
 
     def _greedy(self, plan: StepPlan, failures: dict[int, str]) -> tuple[int, ...]:
-        """The likeliest token at each of the last rows of a slice."""
+        """The likeliest token at each of the last rows of a slice, which is alone then."""
         if plan.prefill is None or not plan.prefill.greedy:
             return ()
         end = len(plan.prefill.tokens)
@@ -386,11 +385,10 @@ class LlamaEngine:
             )
         return self._states
 
-    def _kept_logits(self, plan: StepPlan) -> Buffer | None:
-        if not plan.keep_logits or plan.prefill is None or not plan.prefill.logits:
-            return None
-        logits = self._logits(len(plan.prefill.tokens) - 1)
-        return None if logits is None else logits.copy()
+    def _kept_logits(self, plan: StepPlan) -> dict[int, Buffer]:
+        ends = [one.seq for one in plan.slices if one.logits and plan.keep_logits]
+        found = {seq: self._logits(self._rows[seq]) for seq in ends}
+        return {seq: logits.copy() for seq, logits in found.items() if logits is not None}
 
     def _draw(self, draw: Draw, row: int) -> Sampled:
         sampler = self._samplers[draw.seq]

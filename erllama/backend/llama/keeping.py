@@ -13,7 +13,11 @@ from erllama.backend.llama.self_test import EXPERT_ROWS, ROWS
 from erllama.backend.llama.states import States, WholeStates
 from erllama.config import ModelConfig
 
-_LONG_FACTORS, _EXPERTS = "rope_factors_long", "_exps."  # llama-arch.cpp
+# names of tensors: llama-arch.cpp; numbers of types: ggml.h
+_LONG_FACTORS, _EXPERTS = "rope_factors_long", "_exps."
+_OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
+_VECTORS = ("norm.weight", ".bias", "rope_freqs.weight", "_long.weight", "_short.weight")
+_ROWS_IN_FOURS = {2, 8}  # Q4_0, Q8_0
 
 RopeFactors = Literal["", "long", "short"]
 
@@ -85,6 +89,31 @@ def original_context(headers: Sequence[GgufHeader], model: Any) -> int | None:
 def rows_to_test(headers: Sequence[GgufHeader]) -> int:
     """How many rows a self-test compares with slices of 64."""
     return EXPERT_ROWS if _has(headers, _EXPERTS) else ROWS
+
+
+def slices_keep_apart(headers: Sequence[GgufHeader], config: ModelConfig) -> bool:
+    """Whether slices of several prompts in one call are each what they would be alone, bit for bit.
+
+    So it is on CPUs where all matrices are Q8_0 or Q4_0: their kernels take rows in fours, however
+    many there are. Those of other types go by how many rows have logits, those of experts by how
+    many rows each expert gets (docs/exact-slicing.md has the measurements).
+
+    Args:
+        headers: of all parts of the model.
+    """
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    untied = any(tensor.name == _OUTPUT for tensor in tensors)
+    matrices = [
+        tensor.type
+        for tensor in tensors
+        if not tensor.name.endswith(_VECTORS) and not (untied and tensor.name == _EMBEDDING)
+    ]
+    return (
+        not offload(config)
+        and not _has(headers, _EXPERTS)
+        and bool(matrices)
+        and all(kind in _ROWS_IN_FOURS for kind in matrices)
+    )
 
 
 def _has(headers: Sequence[GgufHeader], part: str) -> bool:

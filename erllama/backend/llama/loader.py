@@ -37,6 +37,7 @@ from erllama.backend.llama.keeping import (
     original_context,
     rope_factors,
     rows_to_test,
+    slices_keep_apart,
     state_capabilities,
 )
 from erllama.backend.llama.library import capture_log, llama
@@ -479,6 +480,12 @@ class LlamaLoading:
             n_seq_max=self._config.n_seq_max,
             n_ctx=self._room(self._model).n_ctx if context else 0,
             n_batch=lib.llama_n_batch(context) if context else 0,
+            n_joint=lib.llama_n_ubatch(context)
+            if kept is not None
+            and kept.exact
+            and family == "plain"
+            and slices_keep_apart(self._headers, self._model_config)
+            else 0,
             granule=GRANULE,
             family=family,
             truncate=kept is not None and self._can_truncate(family),

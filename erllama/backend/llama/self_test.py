@@ -132,7 +132,7 @@ class _Trial:
             n = min(end - self._held, most)
             part = self._tokens[self._held : self._held + n]
             prefill = Prefill(self._seq, self._held, part, logits=True)
-            logits = self._step(prefill=prefill, keep_logits=True)
+            logits = self._step(slices=(prefill,), keep_logits=True)
             self._held += n
             yield
         return logits
@@ -159,7 +159,7 @@ class _Trial:
         outcome = self._engine.step(make(number=self._number, **parts))
         if outcome.status != "done":
             raise DecodeFailed(outcome.detail)
-        return _bytes(outcome.logits)
+        return b"".join(map(_bytes, outcome.logits.values()))
 
 
 def _bytes(buffer: Buffer | None) -> bytes:
