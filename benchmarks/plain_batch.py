@@ -274,7 +274,8 @@ def _stall(loop: PlainBatch, order: Order) -> Answer:
 
     Returns:
         steps: seconds of each whole granule and the step after it.
-        tail: of what is left of the prompt, and the step after it.
+        tail: of what is left of the prompt, filled up to a granule as erllama does with a long
+            tail behind a long prompt, and the step after it.
         alone: seconds of another prompt of that length with nothing else running.
     """
     alone, running, long = (
@@ -294,7 +295,7 @@ def _stall(loop: PlainBatch, order: Order) -> Answer:
         steps.append(time.perf_counter() - started)
     started = time.perf_counter()
     if tail := long[len(steps) * GRANULE :]:
-        loop.slice(1, tail, len(steps) * GRANULE)
+        loop.slice(1, [*tail, *[0] * (GRANULE - len(tail))], len(steps) * GRANULE)
     loop.step(now, [len(running) + len(steps)])
     return {"steps": steps, "tail": time.perf_counter() - started, "alone": seconds}
 

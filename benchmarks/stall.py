@@ -7,8 +7,7 @@ after each, and what the last granules and their steps take is the bound, unless
 `decode_stall_ms` is more. What the prompt pays for it: its first token, against the same alone.
 
 What is left of a prompt behind its last granule is computed by itself, as the exact-slicing rule
-has it, and takes longer than a granule: with fewer than 64 rows llama.cpp's attention goes row by
-row in place of by tiles. So the longest gap is also set against the longest of both.
+has it. The longest gap is also set against the longest of both.
 """
 
 from __future__ import annotations

@@ -113,6 +113,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         n_batch: most rows in one step.
         n_joint: most rows in a step with slices of several prompts; 0: each has its own step, or
             its numbers would depend on the others.
+        fills: a slice can be computed with rows of padding behind it (`Prefill.fill`).
         granule: prompts are cut at multiples of this many rows, so that the numbers do not
             depend on the cutting (docs/exact-slicing.md).
         family: how the model keeps its state.
@@ -132,6 +133,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx: int
     n_batch: int
     n_joint: int = 0
+    fills: bool = False
     granule: int
     family: Family
     truncate: bool
@@ -205,6 +207,8 @@ class Prefill(msgspec.Struct, frozen=True):
         logits: the last row's logits are kept, so that a token can be drawn from them.
         greedy: for so many rows at the end the likeliest token is reported; then it is the only
             slice of its plan.
+        fill: rows of padding that are computed behind it and dropped, where `Capabilities.fills`:
+            some kernels take more time for fewer rows. Then it is the only slice of its plan.
     """
 
     seq: int
@@ -212,6 +216,7 @@ class Prefill(msgspec.Struct, frozen=True):
     tokens: array.array[int]
     logits: bool
     greedy: int = 0
+    fill: int = 0
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -286,8 +291,8 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def n_rows(self) -> int:
-        """Rows that are computed, of slices or to decode."""
-        return sum(len(one.tokens) for one in self.slices) + len(self.rows)
+        """Rows that are computed, of slices or to decode, padding included."""
+        return sum(len(one.tokens) + one.fill for one in self.slices) + len(self.rows)
 
 
 class Sampled(msgspec.Struct, frozen=True):

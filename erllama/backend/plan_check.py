@@ -77,7 +77,7 @@ def check_plan(
     for seq, pos, tokens in _computed(plan):
         _check_ids(largest(tokens), n_vocab)
         _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
-    _check_rows(plan, capabilities.n_batch)
+    _check_rows(plan, capabilities)
     if len(plan.slices) > 1:
         _check_joint(plan.slices, capabilities)
     check_adapters(plan.adapters, adapters)
@@ -144,12 +144,15 @@ def _check_cells(seq: int, pos: int, n: int, held: int, n_ctx: int) -> None:
         raise DecodeFailed(f"sequence {seq} would exceed n_ctx {n_ctx}")
 
 
-def _check_rows(plan: StepPlan, n_batch: int) -> None:
+def _check_rows(plan: StepPlan, capabilities: Capabilities) -> None:
+    n_batch = capabilities.n_batch
     for one in plan.slices:
         if not 0 <= one.greedy <= len(one.tokens):
             raise DecodeFailed(
                 f"likeliest tokens of {one.greedy} rows in a slice of {len(one.tokens)}"
             )
+        if one.fill < 0 or (one.fill and not capabilities.fills):
+            raise DecodeFailed(f"{one.fill} rows of padding behind a slice")
     if plan.n_rows > n_batch:
         raise DecodeFailed(f"{plan.n_rows} rows in a step; {n_batch} fit")
     if len({row.seq for row in plan.rows}) != len(plan.rows):
@@ -169,8 +172,8 @@ def _check_joint(slices: Sequence[Prefill], capabilities: Capabilities) -> None:
         raise DecodeFailed(f"{len(slices)} slices of {n} rows; {capabilities.n_joint} fit in all")
     if [one.seq for one in slices] != list(range(slices[0].seq, slices[0].seq + len(slices))):
         raise DecodeFailed("the slices of a step are not of sequences that follow one another")
-    if any(one.greedy for one in slices):
-        raise DecodeFailed("likeliest tokens of a slice that shares its step")
+    if any(one.greedy or one.fill for one in slices):
+        raise DecodeFailed("likeliest tokens or padding of a slice that shares its step")
 
 
 def check_adapters(uses: Sequence[AdapterUse], known: Container[int]) -> None:

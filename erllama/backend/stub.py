@@ -71,6 +71,7 @@ class StubBackend:
         row_ns: what each row is said to have taken; None: what the step took.
         end_after: sampled tokens after which every generation ends by itself; None: never.
         joint: slices of several prompts may share a step.
+        fills: slices may have padding.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class StubBackend:
         row_ns: int | None = None,
         end_after: int | None = None,
         joint: bool = False,
+        fills: bool = False,
     ) -> None:
         self.row_s = row_s
         self.on_step = on_step
@@ -103,6 +105,7 @@ class StubBackend:
         self.row_ns = row_ns
         self.end_after = end_after
         self.joint = joint
+        self.fills = fills
         self.engines: list[StubEngine] = []
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> StubLoading:
@@ -189,6 +192,7 @@ class StubEngine:
             n_ctx=context.n_ctx or 4_096,
             n_batch=context.n_batch,
             n_joint=context.n_ubatch if backend.joint else 0,
+            fills=backend.fills,
             granule=GRANULE,
             family="plain",
             truncate=True,

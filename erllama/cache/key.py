@@ -29,7 +29,7 @@ KEY_BYTES = 32
 TOKEN_BYTES = 4
 """Bytes of a token id in a key's input and in a row's metadata."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of what rows mean. Another one makes every older row a miss."""
 
 

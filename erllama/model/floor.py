@@ -356,6 +356,7 @@ class Floor:
             markers=self._markers if job.marked else None,
             inside=job.inside,
             cut=job.cut,
+            fills=engine.capabilities.fills,
         )
         job.turn_from = start.tokens
         self._set_ready(job)

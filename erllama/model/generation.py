@@ -26,7 +26,7 @@ from erllama.model.markers import Markers
 from erllama.model.reply import Reply
 from erllama.model.request import Request
 from erllama.model.resume import Cut, cut_of
-from erllama.model.slicing import slice_rows
+from erllama.model.slicing import fill_rows, slice_rows
 from erllama.sampling import draw_seed, plan_sampler
 from erllama.types import (
     CacheUse,
@@ -112,6 +112,7 @@ class Generation:
         markers: Markers | None = None,
         inside: str | None = None,
         cut: Cut | None = None,
+        fills: bool = False,
     ) -> None:
         self.prompt = prompt
         self.tokens: list[int] = []
@@ -138,6 +139,7 @@ class Generation:
         self._started = now
         self._prefill_only = prefill_only
         self._keep_logits = keep_logits
+        self._fills = fills
         self.stops = stops
         self._first_token: float | None = None
         self._last_token = now
@@ -167,7 +169,9 @@ class Generation:
     def joins(self, granule: int) -> bool:
         """Whether its next slice may share a step with slices of others: nothing sets it apart."""
         resumes = self.restored.resumed and self.position == self.restored.tokens
-        plain = self._verify_from is None and not self.stops and not resumes
+        rows = min(self.prompt_left, granule)
+        filled = self._fills and fill_rows(self.position, rows, granule)
+        plain = self._verify_from is None and not self.stops and not resumes and not filled
         return plain and self.position % granule == 0
 
     @property
@@ -231,13 +235,15 @@ class Generation:
 
     def slice(self, limit: int, granule: int) -> Prefill:
         """The next slice of the prompt, of at most `limit` rows."""
-        stop = self.position + self._slice_rows(limit, granule)
+        rows = self._slice_rows(limit, granule)
+        stop = self.position + rows
         return Prefill(
             self.seq,
             self.position,
             self.prompt[self.position : stop],
             logits=stop == len(self.prompt),
             greedy=self._rows_to_verify(stop),
+            fill=fill_rows(self.position, rows, granule) if self._fills else 0,
         )
 
     def wants_logits(self, prefill: Prefill) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama.cache.key import (
+    FORMAT,
     AdapterId,
     block_key,
     chain,
@@ -95,7 +96,7 @@ def test_every_part_of_the_identity_changes_the_namespace() -> None:
         make(adapters=[AdapterId("ab", 1.0)]),
         make(adapters=[AdapterId("aa", 0.5)]),
         make(adapters=[AdapterId("aa", 1.0), AdapterId("aa", 1.0)]),
-        make(version=2),
+        make(version=FORMAT + 1),
         make(layout=msgspec.structs.replace(LAYOUT, flash_attn=False)),
     ]
     assert len(set(others)) == len(others)

@@ -16,13 +16,14 @@ from erllama.model.step import Chain, decode_plan, slice_plan
 from erllama.model.stepper import Step, Stepper
 
 
-def generation(seq: int, *, n_prompt: int = 10, **options: Any) -> Generation:
+def generation(seq: int, *, n_prompt: int = 10, fills: bool = False, **options: Any) -> Generation:
     return Generation(
+        fills=fills,
         prompt=array.array("i", range(n_prompt)),
         request=make_request({"temperature": 0, **options}),
         seed=seq,
         seq=seq,
-        n_ctx=100,
+        n_ctx=4_000,
         asked=0.0,
         admitted=0.0,
         now=0.0,
@@ -72,6 +73,22 @@ def test_only_the_last_slice_of_a_prompt_is_drawn_from() -> None:
     assert (first.draws, first.keep_logits) == ((), False)
     long.apply(64, None, (), 0.0)
     assert len(slice_plan(2, [long], limit=64, granule=64).draws) == 1
+
+
+@pytest.mark.parametrize(
+    ("n_prompt", "fills", "filled"),
+    [(1_080, True, 8), (1_080, False, 0), (1_071, True, 0), (1_088, True, 0), (2_090, True, 22)],
+)
+def test_the_tail_of_a_deep_prompt_is_filled_up_where_that_is_quicker(
+    n_prompt: int, fills: bool, filled: int
+) -> None:
+    deep = generation(0, n_prompt=n_prompt, fills=fills)
+    at = n_prompt - n_prompt % 64
+    assert slice_plan(1, [deep], limit=512, granule=64).slices[0].fill == 0
+    deep.apply(at if n_prompt % 64 else at - 64, None, (), 0.0)
+    tail = slice_plan(2, [deep], limit=512, granule=64).slices[0]
+    assert tail.fill == filled
+    assert deep.joins(64) == (not filled), "a step with padding is for one prompt"
 
 
 def test_the_step_that_follows_is_the_one_that_would_have_been_planned() -> None:

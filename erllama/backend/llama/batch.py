@@ -43,8 +43,19 @@ class Batch:
             self._logits[n - one.greedy : n] = 1
             self._logits[n - 1] = one.logits or one.greedy > 0
             last[one.seq] = n - 1
+            n = self._fill_up(one, n)
         self.native.n_tokens = n
         return last
+
+    def _fill_up(self, one: Prefill, n: int) -> int:
+        """Rows of padding behind a slice that ends at row `n`; returns where they end."""
+        end, pos = n + one.fill, one.pos + len(one.tokens)
+        if one.fill:
+            self._token[n:end] = 0
+            self._pos[n:end] = np.arange(pos, pos + one.fill, dtype=np.int32)
+            self._seq[n:end] = one.seq
+            self._logits[n:end] = 0
+        return end
 
     def fill_row(self, row: Row) -> None:
         """One token of one sequence, the commonest step of all."""

@@ -288,8 +288,8 @@ class LlamaEngine:
         self._adapters.put_in_force(self._context, plan.adapters)
         padding = self._fill(batch, plan)
         code = self._llama.llama_decode(self._context, batch.native)
-        for seq in padding:
-            self._llama.llama_memory_seq_rm(self._memory, seq, self._held[seq] or -1, -1)
+        for seq, pos in padding:
+            self._llama.llama_memory_seq_rm(self._memory, seq, pos, -1)
         if code == 0:
             self._advance(plan)
             return "done", ""
@@ -298,11 +298,11 @@ class LlamaEngine:
             self._recover(plan)
         return status, f"llama_decode returned {code}: {said.problems()}"
 
-    def _fill(self, batch: Batch, plan: StepPlan) -> Sequence[int]:
-        """Fill the batch; returns the sequences of its padding rows."""
+    def _fill(self, batch: Batch, plan: StepPlan) -> Sequence[tuple[int, int]]:
+        """Fill the batch; returns where in which sequences its padding rows begin; -1: at once."""
         if plan.slices:
             self._rows = batch.fill_slices(plan.slices)
-            return ()
+            return [(one.seq, one.pos + len(one.tokens)) for one in plan.slices if one.fill]
         if len(plan.rows) == 1 and not self.capabilities.deterministic:
             batch.fill_row(plan.rows[0])
             self._rows = {plan.rows[0].seq: 0}
@@ -313,7 +313,7 @@ class LlamaEngine:
             batch.fill_rows(layout.rows)  # the output layer too shall have always as many rows
         else:
             batch.fill_rows(layout.rows, [self._rows[seq] for seq in layout.padding])
-        return layout.padding
+        return [(seq, self._held[seq] or -1) for seq in layout.padding]
 
     def _lay_out(self, rows: Sequence[Row]) -> Layout:
         if self.capabilities.deterministic:

@@ -480,12 +480,8 @@ class LlamaLoading:
             n_seq_max=self._config.n_seq_max,
             n_ctx=self._room(self._model).n_ctx if context else 0,
             n_batch=lib.llama_n_batch(context) if context else 0,
-            n_joint=lib.llama_n_ubatch(context)
-            if kept is not None
-            and kept.exact
-            and family == "plain"
-            and slices_keep_apart(self._headers, self._model_config)
-            else 0,
+            n_joint=lib.llama_n_ubatch(context) if self._joins(family, kept) else 0,
+            fills=self._fills(family, kept),
             granule=GRANULE,
             family=family,
             truncate=kept is not None and self._can_truncate(family),
@@ -502,6 +498,24 @@ class LlamaLoading:
                 factors=self._rope_factors,
             ),
         )
+
+    def _joins(self, family: Family, kept: Kept | None) -> bool:
+        """Whether slices of several prompts may share a call."""
+        exact = kept is not None and kept.exact and family == "plain"
+        return exact and slices_keep_apart(self._headers, self._model_config)
+
+    def _fills(self, family: Family, kept: Kept | None) -> bool:
+        """Whether short slices are quicker with padding, and it can be dropped.
+
+        llama.cpp's attention for CPUs goes by tiles of 64 rows, and with fewer row by row
+        (`ggml_compute_forward_flash_attn_ext_f16` in ggml-cpu/ops.cpp). In a shared buffer padding
+        would need cells that are somebody's.
+        """
+        config = self._config
+        tiled = config.type_k == config.type_v and config.type_k in ("f16", "f32")
+        flash = tiled and self._flash_attn(None if kept is None else kept.states)
+        own = kept is not None and family == "plain" and not config.kv_unified
+        return own and bool(flash) and not offload(self._model_config)
 
     @property
     def _any_context(self) -> Any:
