@@ -24,6 +24,10 @@ settings.load_profile("erllama")
 # Without bytecode each of the hundreds of child processes compiles erllama for over a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Threads of OpenMP that spin while they wait take the cores from those that they wait for, in this
+# process and the others: two engines of two threads on two cores came to a tenth of their speed.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run crash, soak and fuzz tests at length")
