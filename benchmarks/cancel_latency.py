@@ -16,8 +16,8 @@ import random
 import time
 from typing import Any
 
-from benchmarks.child import Config, Order, Orders, random_prompt
-from benchmarks.harness import Figure, Options, Target, middle, percentile, sides
+from benchmarks.child import Answer, Config, Order, Orders, random_prompt
+from benchmarks.harness import Figure, Options, Side, Target, middle, percentile, sides
 from benchmarks.models import BenchModel
 
 NAME = "cancel_latency"
@@ -50,16 +50,14 @@ def _measure(options: Options, model: BenchModel) -> list[Figure]:
             own.append(child.ready["own"] * 1e3)
             for turn in range(options.times(40, 8)):
                 measure = MEASURES[turn // 2 % 2]
-                got = child.ask(
-                    after=moments.random() * child.ready["prefill"],
-                    by_task=bool(turn % 2),
-                    measure=measure,
-                    seed=1_000 * round_ + turn,
-                )
-                if got["done"]:  # the prefill was faster than the one before
-                    too_late += 1
-                else:
-                    taken[measure].append(got["seconds"] * 1e3)
+                order = {
+                    "by_task": bool(turn % 2),
+                    "measure": measure,
+                    "seed": 1_000 * round_ + turn,
+                }
+                got, late = _in_time(child, moments.random() * child.ready["prefill"], order)
+                taken[measure].append(got["seconds"] * 1e3)
+                too_late += late
     detail: dict[str, Any] = {
         "prompt": long,
         "prefill_ms": middle(prefill),
@@ -70,6 +68,15 @@ def _measure(options: Options, model: BenchModel) -> list[Figure]:
         _figure(f"{model.name}: p99, cancel to idle", taken["idle"], detail),
         _figure(f"{model.name}: p99, cancel to next first token", taken["next"], detail),
     ]
+
+
+def _in_time(child: Side, after: float, order: Order) -> tuple[Answer, int]:
+    """Cancel before the prompt is done; also how often it was by then, and was asked again."""
+    late = 0
+    while (got := child.ask(after=after, **order))["done"]:  # faster than when it was timed
+        after /= 2
+        late += 1
+    return got, late
 
 
 def _figure(name: str, values: list[float], detail: dict[str, Any]) -> Figure:

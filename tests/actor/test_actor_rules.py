@@ -155,7 +155,7 @@ async def test_a_reply_to_a_caller_that_timed_out_is_dropped(clock: ManualClock)
     await ref.stop()
 
 
-async def test_nothing_in_the_kernel_uses_wait_for() -> None:
+def test_nothing_in_the_kernel_uses_wait_for() -> None:
     for path in KERNEL:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr == "wait_for":
@@ -247,7 +247,7 @@ async def test_stop_is_a_message_with_a_deadline_then_cancel_then_a_logged_stuck
         await settle()
 
 
-async def test_calls_go_down_and_only_urgent_messages_go_up() -> None:
+def test_calls_go_down_and_only_urgent_messages_go_up() -> None:
     """No module of the kernel calls an actor: a supervisor learns from its children's events."""
     for path in KERNEL:
         for node in ast.walk(ast.parse(path.read_text())):

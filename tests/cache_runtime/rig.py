@@ -23,7 +23,7 @@ from erllama.cache.trie import TIERS, Tier
 from erllama.clock import Clock
 from tests.cache.support import row_meta
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """Far more than any test needs: a test that waits this long hangs."""
 
 TOKEN_BYTES = 4

@@ -31,7 +31,12 @@ TEMPLATE = (
     "{% if enable_thinking is defined %}<think={{ enable_thinking }}>{% endif %}<assistant>"
 )
 TOKENS = 3
-MANY_TOKENS = 2_000
+MANY_TOKENS = 200
+"""Fewer than may wait for a reader, so that they are drawn whether or not anybody reads."""
+
+LONG_PIECE = b"long " * 200
+"""Of which no pipe holds so many."""
+
 _FOREVER_S = 3_600
 _SAYS = {"prefill": b"reading\n", "flood": b"flooded\n"}
 
@@ -42,7 +47,7 @@ class Engine(StubEngine):
     Modes:
         pause: after 3 tokens a step ends only when it is aborted.
         prefill: so does the step that reads the prompt; says "reading" when it does.
-        flood: as pause, after as many tokens as no pipe holds; says "flooded" then.
+        flood: as pause, after more text than a pipe holds; says "flooded" then.
         late: as pause, but only the second abort is obeyed.
         stuck: as pause, but no abort is.
         control: as pause, with tokens that a terminal would obey.
@@ -73,6 +78,8 @@ class Engine(StubEngine):
 
     def _sample(self, seq: int, seed: int) -> Sampled:
         sampled = super()._sample(seq, seed)
+        if self.mode == "flood":
+            return Sampled(seq, sampled.token, LONG_PIECE, False)
         if self.mode == "control":
             return Sampled(
                 seq, sampled.token, "\x1b]0;title\x07\x9b31mred\r\n\tend".encode(), False

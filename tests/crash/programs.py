@@ -75,6 +75,8 @@ async def stopped(path: str) -> None:
 
 def main(way: str, path: str) -> Any:
     """End in this way."""
+    # a shell starts what runs in the background with Ctrl-C ignored, and that is inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if way == "closes_the_loop":
         loop = asyncio.new_event_loop()
         globals()["held"] = loop.run_until_complete(streaming(path))

@@ -209,7 +209,7 @@ async def test_a_runtime_that_is_stopped_right_after_its_lane_went_down_frees_ev
 async def test_a_lane_that_goes_down_too_often_takes_its_runtime_down() -> None:
     stage = Stage()
     async with asyncio.timeout(PATIENCE_S):
-        runtime = Runtime(backend=lambda: stage.backend, restart_intensity=1)
+        runtime = Runtime(backend=lambda: stage.backend, restart_intensity=1, shutdown_s=0.1)
         await runtime.start()
         model = await runtime.load_model("a.gguf")
         root = runtime._root

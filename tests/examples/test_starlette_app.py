@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -19,6 +20,14 @@ from examples import starlette_app
 from examples.starlette_app import MODEL, create_app, server_sent
 
 LIMIT_S = 60.0
+
+
+@pytest.fixture
+def plain() -> httpx.AsyncHTTPTransport:
+    """Plain HTTP. Made before the loop runs: it imports much, and so does the server."""
+    importlib.import_module("uvicorn.protocols.http.h11_impl")
+    # without the certificates of the world, which take long to read
+    return httpx.AsyncHTTPTransport(verify=False, trust_env=False)
 
 
 @pytest.fixture
@@ -82,7 +91,7 @@ async def test_status_shows_the_tree_and_the_model(client: httpx.AsyncClient) ->
 
 
 async def test_a_client_that_goes_away_in_mid_stream_ends_its_request(
-    model_file: Path, monkeypatch: pytest.MonkeyPatch
+    model_file: Path, plain: httpx.AsyncHTTPTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams: list[erllama.Stream] = []
 
@@ -92,8 +101,6 @@ async def test_a_client_that_goes_away_in_mid_stream_ends_its_request(
 
     monkeypatch.setattr(starlette_app, "server_sent", watched)
     app = create_app(str(model_file))
-    # Reading the certificates of the world, for plain HTTP, would block the loop for a while.
-    plain = httpx.AsyncHTTPTransport(verify=False, trust_env=False)
     async with (
         serving(app) as url,
         httpx.AsyncClient(base_url=url, timeout=LIMIT_S, transport=plain) as client,

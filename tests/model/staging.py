@@ -19,7 +19,7 @@ from erllama.backend.base import Backend, Loading, Sampled, StepPlan
 from erllama.backend.stub import StubBackend, StubEngine, StubLoading
 from erllama.model.floor import Floor
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """Far more than any test needs: a test that waits this long hangs."""
 
 _FOREVER_S = 3_600.0

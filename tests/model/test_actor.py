@@ -15,7 +15,7 @@ from erllama import (
     QueueFull,
     Text,
 )
-from erllama.actor.testing import settle
+from erllama.actor.testing import ManualClock, settle
 from erllama.backend.base import StepPlan
 from erllama.clock import LoopClock
 from erllama.errors import DecodeFailed
@@ -259,12 +259,15 @@ async def test_requests_that_come_while_the_model_loads_are_queued_and_carried_o
 # Time
 
 
-async def test_a_timeout_ends_a_request_that_is_being_computed() -> None:
+async def test_a_timeout_ends_a_request_that_is_being_computed(clock: ManualClock) -> None:
     stage = Stage()
     async with stage.model() as model:
         stage.hang(decoding)
+        late = asyncio.create_task(model.complete("hello", timeout=2.0))
+        await stage.held.wait()
+        await clock.advance(2.1)
         with pytest.raises(CallTimeout, match=r"1 tokens were generated"):
-            await model.complete("hello", timeout=0.05)
+            await late
         stage.resume()
         await assert_as_new(model)
 
@@ -297,19 +300,24 @@ async def test_a_timeout_counts_while_the_model_loads() -> None:
         await assert_as_new(model)
 
 
-async def test_a_stream_that_timed_out_gives_its_text_and_then_the_error() -> None:
+async def test_a_stream_that_timed_out_gives_its_text_and_then_the_error(
+    clock: ManualClock,
+) -> None:
     stage = Stage()
     async with stage.model() as model:
         stage.hang(lambda plan: bool(plan.rows) and plan.rows[0].pos > 8)
-        stream = model.stream("hello", timeout=0.05, **GREEDY)
+        stream = model.stream("hello", timeout=2.0, **GREEDY)
         seen: list[Any] = []
 
         async def read() -> None:
             async for event in stream:
                 seen.append(event)  # noqa: PERF401 (what came before the error counts)
 
+        reading = asyncio.create_task(read())
+        await stage.held.wait()
+        await clock.advance(2.1)
         with pytest.raises(CallTimeout):
-            await read()
+            await reading
         assert [event.token for event in seen if isinstance(event, Text)] == (
             await fresh_tokens("hello", max_tokens=4, **GREEDY)
         )

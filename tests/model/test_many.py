@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from erllama import CallTimeout, Completion, PromptTooLong, QueueFull, Text
-from erllama.actor.testing import settle
+from erllama.actor.testing import ManualClock, settle
 from erllama.backend.stub import StubEngine
 from tests.model.staging import (
     PATIENCE_S,
@@ -193,14 +193,14 @@ async def test_a_prompt_that_is_cancelled_between_others_is_computed_no_further(
         await assert_as_new(model)
 
 
-async def test_a_timeout_ends_one_of_a_batch_and_leaves_the_others() -> None:
+async def test_a_timeout_ends_one_of_a_batch_and_leaves_the_others(clock: ManualClock) -> None:
     stage = Stage()
     async with stage.model(n_seq_max=4) as model:
         stage.pause(lambda plan: len(plan.rows) == 2)
         other = asked(model, prompt(1), max_tokens=30)
-        late = asked(model, prompt(2), timeout=0.05)
+        late = asked(model, prompt(2), timeout=2.0)
         await stage.held.wait()
-        await asyncio.wait([late], timeout=0.2)
+        await clock.advance(2.1)
         stage.resume()
         with pytest.raises(CallTimeout, match="generated"):
             await late
@@ -244,14 +244,16 @@ async def test_retry_after_is_never_zero_however_quick_requests_are() -> None:
         await assert_as_new(model)
 
 
-async def test_a_request_that_waits_too_long_for_a_sequence_is_told_so() -> None:
+async def test_a_request_that_waits_too_long_for_a_sequence_is_told_so(clock: ManualClock) -> None:
     stage = Stage()
-    async with stage.model(n_seq_max=2, queue_timeout_s=0.02) as model:
+    async with stage.model(n_seq_max=2, queue_timeout_s=2.0) as model:
         stage.pause(always)
         active = [asked(model, prompt(n), max_tokens=2) for n in range(2)]
         await stage.held.wait()
+        late = asked(model, prompt(3))
+        await clock.advance(2.1)
         with pytest.raises(CallTimeout, match=r"queue_timeout_s.*n_seq_max"):
-            await asked(model, prompt(3))
+            await late
         stage.resume()
         # those that had a sequence are not concerned, however long they take
         assert all(isinstance(done, Completion) for done in await asyncio.gather(*active))

@@ -34,6 +34,7 @@ from tests.model.staging import (
     crash,
     decoding,
     running,
+    until,
 )
 
 
@@ -345,6 +346,7 @@ async def test_a_load_that_is_cancelled_frees_what_it_had(monkeypatch: pytest.Mo
         stage.resume()
         await assert_as_new(await runtime.load_model("a.gguf"))
         assert runtime.status().models[0].restarts == 0
+        await until(lambda: bool(discarded))  # by the thread that loaded, in its own time
     assert discarded == ["a.gguf"]
 
 

@@ -82,7 +82,11 @@ HUGE = 2**40
         (5, "prompt: expected text or a sequence of token ids, got int"),
         (b"hello", "prompt: expected text or a sequence of token ids, got bytes"),
         (bytearray(b"hello"), "prompt: expected text or a sequence of token ids, got bytearray"),
-        (memoryview(b"hell"), "prompt: expected text or a sequence of token ids, got memoryview"),
+        pytest.param(  # its repr is an address
+            memoryview(b"hell"),
+            "prompt: expected text or a sequence of token ids, got memoryview",
+            id="memoryview",
+        ),
     ],
     ids=repr,
 )
