@@ -415,7 +415,8 @@ class Floor:
             self._end(job, None)
             return
         if entry is not None:
-            self._show(entry, generation)
+            if entry.left:
+                self._show(entry, generation)
             entry.alone, entry.ready = False, not job.paused
         if job.sink is not None and job.sink.full:
             self._pause(job)
