@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from erllama.actor.testing import forbid_blocked_loop
+from erllama.backend import lane
 
 MOST_WORKERS = 4
 """More gain nothing: computing children and models of two threads have to fit beside them."""
@@ -47,6 +48,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "long" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def lane_nobody_used() -> None:
+    """What an earlier test computed does not count as company on the compute thread.
+
+    Slices of prompts are shorter for half a second after somebody else has used it.
+    """
+    lane._process._last_used.clear()
 
 
 @pytest.fixture(autouse=True)
