@@ -248,6 +248,7 @@ async def _erllama_side(orders: Orders, config: Config) -> None:
             n_ctx=config["n_ctx"],
             n_threads=config["n_threads"],
             tiers=(tier,),
+            restore_margin=1_000.0,  # the restore is what is timed, also where it would not pay
             **more,
         )
         asked = Asked(runtime, model, notes, config["length"])

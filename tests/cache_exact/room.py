@@ -155,6 +155,8 @@ class Room:
             if name in options:
                 context[name] = options.pop(name)
         config = ContextConfig(**{"flash_attn": case.flash_attn, **context})
+        # rows are restored however long that took before, which is up to the machine's load
+        options.setdefault("restore_margin", 1_000.0)
         model_id = options.pop("model_id", f"{case.name} {config.n_ctx} {config.n_batch}")
         model = await self.runtime.load_model(
             case.path, model_id=model_id, context=config, **options

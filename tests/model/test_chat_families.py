@@ -28,7 +28,9 @@ async def load(runtime: Runtime, vocabulary: str, family: str) -> Model:
     if shape is not None:
         path = await asyncio.to_thread(cached_model, shape)  # the first time it is written
     template = (TEMPLATES / f"{family}.jinja").read_text(encoding="utf-8")
-    return await runtime.load_model(path, chat_template=template, n_ctx=2_048, n_threads=1)
+    # rows are restored however long that took before, which is up to the machine's load
+    more: dict[str, Any] = {"n_ctx": 2_048, "n_threads": 1, "restore_margin": 1_000.0}
+    return await runtime.load_model(path, chat_template=template, **more)
 
 
 def options(family: str) -> dict[str, Any]:
