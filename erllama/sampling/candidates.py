@@ -25,44 +25,72 @@ class Work:
 
 
 class Candidates:
-    """Logits from the likeliest token down; at least one.
+    """Logits from the likeliest token down; at least one where more than `down` is asked for.
 
     One is in use at a time: `weights` go over to those that are made from it.
 
     Args:
-        down: the logits.
+        ranked: the logits.
         work: where to keep what is made of them.
+        by: what they are still to be divided by.
+        whole: what they weigh together with others that are no more needed; None: no others.
     """
 
-    def __init__(self, down: Floats, work: Work | None = None) -> None:
-        self.down = down
+    def __init__(
+        self,
+        ranked: Floats,
+        work: Work | None = None,
+        by: np.float32 | None = None,
+        whole: float | None = None,
+    ) -> None:
+        self._ranked = ranked
         self.work = Work() if work is None else work
+        self._by = by
+        self._whole = whole
 
     def __len__(self) -> int:
-        return len(self.down)
+        return len(self._ranked)
+
+    @functools.cached_property
+    def down(self) -> Floats:
+        """The logits. Mostly only weights are asked for, so they are divided when these are."""
+        if self._by is None:
+            return self._ranked
+        out = self.work.array("divided", len(self))
+        return np.divide(self._ranked, self._by, out=out)
 
     @functools.cached_property
     def weights(self) -> Floats:
         """Probabilities, up to a factor: exp of how far each is below the first."""
         found = self.work.array("weights", len(self))
-        np.exp(np.subtract(self.down, self.down[0], out=found), out=found)
+        if self._by is None or "down" in self.__dict__:
+            down = self.down
+        else:
+            down = np.divide(self._ranked, self._by, out=found)
+        np.exp(np.subtract(down, down[0], out=found), out=found)
         return found
 
     @functools.cached_property
     def running(self) -> Running:
         return Running(self.weights)
 
+    @property
+    def total(self) -> float:
+        """What all weigh, those included that are not here."""
+        return self.running.total if self._whole is None else self._whole
+
     def kept(self, start: int, stop: int) -> Candidates:
         """Those from one rank up to another; the first of all keep their weights."""
-        part = Candidates(self.down[start:stop], self.work)
+        part = Candidates(self._ranked[start:stop], self.work, self._by)
+        if "down" in self.__dict__:
+            part.down = self.down[start:stop]
         if start == 0 and "running" in self.__dict__:
             part.weights = self.weights[:stop]
             part.running = self.running.first(stop)
         return part
 
     def divided(self, by: np.float32) -> Candidates:
-        out = self.work.array("divided", len(self))
-        return Candidates(np.divide(self.down, by, out=out), self.work)
+        return Candidates(self.down, self.work, by)
 
     def weighing(self, least: float) -> int:
         """How many have at least this weight."""

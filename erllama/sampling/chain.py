@@ -5,8 +5,8 @@ Contract
               a function of the history, so a chain that is built anew from the tokens goes on as
               the old one would have.
     Writers   the lane, through `sample`.
-    Speed     no stage goes through the vocabulary token by token: 128,000 of them take well below
-              a millisecond with any setting.
+    Speed     no stage goes through the vocabulary token by token, and no more tokens are ranked
+              than can be drawn, where that can be told beforehand (docs/sampling.md has figures).
 
 The draws are those of llama.cpp's samplers for the same seed, with the candidates ranked from the
 likeliest down. The library itself sorts 128,000 candidates in 10 ms, and its penalties and DRY
@@ -20,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
-from erllama.sampling import filters
+from erllama.sampling import filters, prefix
 from erllama.sampling.candidates import Candidates, Work
 from erllama.sampling.history import Breakers, DryPenalty, History, Repetition
 from erllama.sampling.mirostat import MirostatState
@@ -167,23 +167,18 @@ class Chain:
             if logits[token] == -np.inf:
                 raise NothingToDraw(self._reason())
             return token
-        down = self._ranked(logits)
+        bound = None if self._mirostat is None else self._mirostat.bound
+        first = prefix.ranked(logits, self._filters, self.work, bound)
+        down = first.down
         if not len(down):
             raise NothingToDraw(self._reason())
-        start, left = self._narrowed(Candidates(down, self.work), seed)
+        start, left = self._narrowed(first, seed)
         uniform = self._uniform.double(seed)
         if self._mirostat is not None:
             rank = self._mirostat.pick(left, uniform, self._words.size)
         else:
             rank = filters.pick(left, uniform)
         return filters.token_at(logits, down, start + rank)
-
-    def _ranked(self, logits: Floats) -> Floats:
-        """The candidates that can pass the first filter."""
-        n = len(logits)
-        first = self._filters[0] if self._filters else None
-        most = min(first.k, n) if isinstance(first, TopK) else n
-        return filters.ranked(logits, most, self.work.array("ranked", n) if most == n else None)
 
     def _narrowed(self, candidates: Candidates, seed: int) -> tuple[int, Candidates]:
         """The candidates that pass all filters, and the rank of the first of them."""

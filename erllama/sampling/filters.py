@@ -63,8 +63,7 @@ def typical(candidates: Candidates, p: float) -> Run:
 
 
 def top_p(candidates: Candidates, p: float) -> Run:
-    running = candidates.running
-    return 0, running.reach(p * running.total) + 1
+    return 0, candidates.running.reach(p * candidates.total) + 1
 
 
 def min_p(candidates: Candidates, p: float) -> Run:

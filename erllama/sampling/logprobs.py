@@ -21,7 +21,7 @@ class LogProbs:
     def __init__(self, logits: Floats, work: Work | None = None) -> None:
         self._logits = logits
         largest = logits.max()
-        powers = (work or Work()).array("powers", len(logits))
+        powers = (work or Work()).array("weights", len(logits))
         np.exp(np.subtract(logits, largest, out=powers), out=powers)
         self._offset = float(largest) + math.log(float(powers.sum()))  # pairwise: right to 1e-6
 

@@ -29,6 +29,11 @@ class MirostatState:
         self._stage = stage
         self.mu = 2.0 * stage.tau
 
+    @property
+    def bound(self) -> float | None:
+        """The largest surprise, if it alone tells what may be drawn: version 2."""
+        return self.mu if self._stage.version == 2 else None
+
     def pick(self, candidates: Candidates, uniform: float, n_vocab: int) -> int:
         """The rank that is drawn; changes `mu`."""
         version_1 = self._stage.version == 1

@@ -59,7 +59,7 @@ FIGURES = {
         "index memory a row, beside its tokens",
     ],
     "sampling": [
-        *(f"2,000: {name}" for name in SETTINGS),
+        *(f"2,000: {name}{how}" for name in SETTINGS for how in ("", ", cold")),
         *(
             f"2,000: {name}, {what}"
             for name in STRUCTURES
