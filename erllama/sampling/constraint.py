@@ -8,6 +8,7 @@ import numpy as np
 
 from erllama.errors import InvalidGrammar
 from erllama.sampling.automaton import Automaton, TooAmbiguous
+from erllama.sampling.ban import leave
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.gbnf import parse_gbnf
 from erllama.sampling.masks import Follower, Masks
@@ -42,7 +43,7 @@ class GrammarConstraint:
         except TooAmbiguous:
             raise NothingToDraw(_AMBIGUOUS) from None
         ends = logits[self._ending]
-        np.copyto(logits, -np.inf, where=~allowed)
+        leave(logits, allowed)
         logits[self._ending] = ends if self._follower.complete else -np.inf
 
     def accept(self, token: int) -> None:

@@ -17,6 +17,7 @@ import llguidance.numpy
 import numpy as np
 
 from erllama.errors import InvalidGrammar
+from erllama.sampling.ban import leave
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.expressions import HEADER, lark, limits, place, said
 from erllama.sampling.json_schema import read_schema
@@ -84,7 +85,7 @@ class GuidedConstraint:
         bits = self._bits.view(np.uint8)
         allowed = np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
         ends = logits[self._ending]
-        np.copyto(logits, -np.inf, where=~allowed)
+        leave(logits, allowed)
         logits[self._ending] = ends if self._matcher.is_accepting() else -np.inf
 
     def accept(self, token: int) -> None:
