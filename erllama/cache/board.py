@@ -75,6 +75,10 @@ class Counts:
         return CacheCounters(**(self._counts | held | {"rows": len(index)}))
 
 
+_FADING = 1.25
+"""A tier that seems ten times too slow is tried again at the eleventh chance."""
+
+
 class Board:
     """See the module."""
 
@@ -91,3 +95,12 @@ class Board:
             rate = n_bytes / seconds
             old = self.bytes_per_s[tier]
             self.bytes_per_s[tier] = rate if old == 0 else old + 0.3 * (rate - old)
+
+    def note_not_read(self, tier: Tier) -> None:
+        """It was not read because it seemed too slow: what was measured counts for a bit less.
+
+        Who is not read is not measured. Without this, one read that a busy machine held up could
+        keep a tier out of use for good; so it is tried again after a while, the sooner the less
+        it was too slow.
+        """
+        self.bytes_per_s[tier] *= _FADING

@@ -148,12 +148,16 @@ class ModelCache:
         for row in hit.all_rows:
             rate = self._board.bytes_per_s[row.tiers[0]] if row.tiers else 0.0
             costs[rate] = costs.get(rate, 0) + row.size
-        return worth_restoring(
+        worth = worth_restoring(
             self.policy,
             hit.tokens,
             [Cost(size, rate) for rate, size in costs.items()],
             prefill_tokens_per_s=prefill_rate,
         )
+        if not worth:
+            for tier in {row.tiers[0] for row in hit.all_rows if row.tiers}:
+                self._board.note_not_read(tier)
+        return worth
 
     def take(self, hit: Hit, now: float) -> Reader:
         """Pin and touch the rows of a hit; what reads them."""
