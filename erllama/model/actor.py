@@ -192,6 +192,7 @@ class ModelActor(StateMachine):
         self._evictions = Evictions()
         self._orders = 0
         self._gathering = False
+        self._next_turns: list[Job] = []  # of sessions whose last request is ending
 
     async def init(self) -> None:
         spec = self._spec
@@ -224,7 +225,7 @@ class ModelActor(StateMachine):
             if reason in ("shutdown", "normal") and self._here is not None and not lost:
                 await self._save_last(self._here)
         finally:  # also when there is no time left for that
-            for job in self._jobs():
+            for job in self._all_jobs():
                 self._settle(job, self._parting_error(reason))
             if self._here is not None:
                 self._here.embeddings.fail_all(self._parting_error(reason))
@@ -537,8 +538,13 @@ class ModelActor(StateMachine):
                 "try again later, or raise max_queue",
                 retry_after=max(round(self._gauges.request_s, 3), 0.001),
             )
-        if job.request.session_id is not None:
-            self._sessions.claim(job.request.session_id)
+        session_id = job.request.session_id
+        if session_id is not None:
+            if self._is_ending(session_id):
+                self._next_turns.append(job)
+                reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
+                return
+            self._sessions.claim(session_id)
             job.in_session = True
         job.scope = Scope(job.request.cache_salt, self._adapters.in_force)
         self._orders += 1
@@ -548,6 +554,24 @@ class ModelActor(StateMachine):
         self._waiting.add(job)
         if self._here is not None:
             self._start_tokenizing(job)
+
+    def _is_ending(self, session_id: str) -> bool:
+        """Whether the request that uses a session was told to end, and will with its step."""
+        if not self._sessions.busy(session_id):
+            return False
+        users = (one for one in self._jobs() if one.in_session)
+        return any(one.ending and one.request.session_id == session_id for one in users)
+
+    def _take_next_turn(self, session_id: str) -> None:
+        """A session is free: who came first while its last request was ending has it now."""
+        came = [job for job in self._next_turns if job.request.session_id == session_id]
+        self._next_turns = [job for job in self._next_turns if job not in came]
+        for job in came:
+            if job.reply is not None:
+                try:
+                    self._take(job, job.reply)
+                except ErllamaError as error:
+                    job.reply.fail(error)
 
     def _gather(self) -> None:
         """Take in the requests that came with this one before a step begins: it is for all."""
@@ -795,8 +819,8 @@ class ModelActor(StateMachine):
 
     def _end_early(self, job: Job) -> None:
         """End a request on somebody's word: at once if it waits, else with the step it is in."""
-        if job in self._waiting:
-            self._waiting.remove(job)
+        if job in self._waiting or job in self._next_turns:
+            (self._waiting if job in self._waiting else self._next_turns).remove(job)
             self._settle(job, None)
         elif self._here is not None:
             self._here.floor.end_early(job)
@@ -834,7 +858,7 @@ class ModelActor(StateMachine):
         )
 
     async def _stop_serving(self, here: Loaded, error: EngineStuck) -> None:
-        for job in self._jobs():
+        for job in self._all_jobs():
             self._settle(job, error)
         here.embeddings.fail_all(error)
         here.floor.forget_all()
@@ -869,12 +893,18 @@ class ModelActor(StateMachine):
         )
 
     def _settle(self, job: Job, error: BaseException | None) -> None:
-        """Answer a request, once."""
+        """Answer a request, once; its session is free."""
         job.stop_timers()
-        if job.in_session and job.request.session_id is not None:
+        session_id = job.request.session_id
+        if job.in_session and session_id is not None:
             job.in_session = False
             key = job.generation.finish_key if job.generation is not None else None
-            self._sessions.release(job.request.session_id, job.left, key)
+            self._sessions.release(session_id, job.left, key)
+        self._answer(job, error)
+        if session_id is not None and not self._sessions.busy(session_id):
+            self._take_next_turn(session_id)
+
+    def _answer(self, job: Job, error: BaseException | None) -> None:
         if job.reply is None:
             return
         now = self.clock.now()
@@ -906,6 +936,11 @@ class ModelActor(StateMachine):
     def _jobs(self) -> list[Job]:
         begun = self._here.floor.all_jobs() if self._here is not None else []
         return [*begun, *(job for job in self._waiting if job not in begun)]
+
+    def _all_jobs(self) -> list[Job]:
+        """Those, and the next turns of sessions, of which none is taken any more."""
+        next_turns, self._next_turns = self._next_turns, []
+        return [*self._jobs(), *next_turns]
 
     def _set_phase(self, phase: Phase) -> None:
         self._gauges.phase = phase

@@ -65,6 +65,11 @@ class Sessions:
         """How many sequences sessions hold that no request has taken over."""
         return len(self._live)
 
+    def busy(self, session_id: str) -> bool:
+        """Whether a request uses the session."""
+        session = self._sessions.get(session_id)
+        return session is not None and session.busy
+
     def claim(self, session_id: str) -> None:
         """A request is to use the session.
 

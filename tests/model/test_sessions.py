@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from erllama import Completion, Model, PromptTooLong, SessionBusy
+from erllama import Completion, Model, ModelNotFound, PromptTooLong, SessionBusy
 from erllama.actor.testing import ManualClock, settle
 from erllama.model.scope import Scope
 from erllama.model.sessions import Live, Sessions, reusable
@@ -20,6 +20,7 @@ from tests.model.staging import (
     asked,
     assert_as_new,
     crash,
+    decoding,
     floor_of,
     fresh_tokens,
     until,
@@ -190,6 +191,51 @@ async def test_the_same_prompt_again_gets_the_same_answer() -> None:
         assert (await turn(model, prompt(1))).tokens == first.tokens
         await model.end_session("s")
         await assert_as_new(model)
+
+
+async def test_the_turn_after_a_cancelled_one_waits_until_that_has_ended() -> None:
+    stage = Stage()
+    async with stage.model(n_seq_max=2) as model:
+        stage.pause(decoding)
+        first = asyncio.create_task(turn(model, prompt(1), max_tokens=50))
+        await stage.held.wait()
+        first.cancel()
+        second = asyncio.create_task(turn(model, prompt(1), max_tokens=6))
+        await settle()
+        third = asyncio.create_task(turn(model, prompt(3)))
+        fourth = asyncio.create_task(turn(model, prompt(4)))
+        await settle()
+        assert not second.done()
+        fourth.cancel()
+        stage.resume()
+        answer = await second
+        assert answer.cache.hit == "sticky"
+        assert answer.tokens == await fresh_tokens(prompt(1), max_tokens=6, **GREEDY)
+        with pytest.raises(SessionBusy):
+            await third
+        with pytest.raises(asyncio.CancelledError):
+            await fourth
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await model.end_session("s")
+        await assert_as_new(model)
+
+
+async def test_a_turn_that_waits_for_a_cancelled_one_is_answered_when_the_model_goes() -> None:
+    stage = Stage()
+    async with stage.model() as model:
+        stage.pause(decoding)
+        first = asyncio.create_task(turn(model, prompt(1), max_tokens=50))
+        await stage.held.wait()
+        first.cancel()
+        second = asyncio.create_task(turn(model, prompt(1)))
+        await settle()
+        unloading = asyncio.create_task(model.unload())
+        await settle()
+        stage.resume()
+        await unloading
+        with pytest.raises(ModelNotFound, match="unloaded"):
+            await second
 
 
 async def test_a_second_request_at_the_same_time_is_refused() -> None:
