@@ -259,14 +259,34 @@ def _agents(loop: PlainBatch, order: Order) -> Answer:
     prompts = agent_prompts(order, loop.n_vocab)
     prefix = prompts[0][: order["prefix"]]
     started = time.perf_counter()
-    loop.prefill(0, prefix)
-    for sequence in range(1, order["n"]):
-        loop.copy(0, sequence)
+    _prefix_of_all(loop, prefix, order["n"])
     first = [loop.prefill(agent, prompt, len(prefix)) for agent, prompt in enumerate(prompts)]
     prefilled = time.perf_counter()
     texts = loop.generate(first, [len(prompts[0])] * order["n"], order["count"] - 1)
     ended = time.perf_counter()
     return {"seconds": ended - started, "prefill": prefilled - started, "texts": texts}
+
+
+def _agents_staggered(loop: PlainBatch, order: Order) -> Answer:
+    """As `_agents`, but with a step after each tail, as a bound on the pause of a stream asks."""
+    prompts, texts = agent_prompts(order, loop.n_vocab), list[list[int]]()
+    prefix = prompts[0][: order["prefix"]]
+    own = {**order, "prompt": len(prompts[0])}
+    started = time.perf_counter()
+    _prefix_of_all(loop, prefix, order["n"])
+    for sequence, prompt in enumerate(prompts):
+        texts.append([loop.prefill(sequence, prompt, len(prefix))])
+        _step_those_left(loop, texts, own)
+    while len(texts[-1]) < order["count"]:
+        _step_those_left(loop, texts, own)
+    return {"seconds": time.perf_counter() - started, "texts": texts}
+
+
+def _prefix_of_all(loop: PlainBatch, prefix: Sequence[int], n: int) -> None:
+    """Compute it once, on sequence 0, and copy it to the others."""
+    loop.prefill(0, prefix)
+    for sequence in range(1, n):
+        loop.copy(0, sequence)
 
 
 def _stall(loop: PlainBatch, order: Order) -> Answer:
@@ -300,4 +320,10 @@ def _stall(loop: PlainBatch, order: Order) -> Answer:
     return {"steps": steps, "tail": time.perf_counter() - started, "alone": seconds}
 
 
-_TASKS = {"streams": _streams, "staggered": _staggered, "agents": _agents, "stall": _stall}
+_TASKS = {
+    "streams": _streams,
+    "staggered": _staggered,
+    "agents": _agents,
+    "agents_staggered": _agents_staggered,
+    "stall": _stall,
+}

@@ -26,9 +26,13 @@ def _say_nothing(_level: int, _text: bytes, _data: object) -> None:
 
 
 class PlainLoop:
-    """One model, one context, one sampler."""
+    """One model, one context, one sampler.
 
-    def __init__(self, path: str, n_ctx: int) -> None:
+    Args:
+        n_threads: that compute; None: one for each core.
+    """
+
+    def __init__(self, path: str, n_ctx: int, n_threads: int | None = None) -> None:
         lib.llama_log_set(_say_nothing, ctypes.c_void_p(0))
         lib.llama_backend_init()
         self._model: Any = lib.llama_model_load_from_file(
@@ -36,7 +40,9 @@ class PlainLoop:
         )
         self._vocab: Any = lib.llama_model_get_vocab(self._model)
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
-        self._context: Any = lib.llama_init_from_model(self._model, _context_params(n_ctx))
+        self._context: Any = lib.llama_init_from_model(
+            self._model, _context_params(n_ctx, n_threads)
+        )
         self._memory: Any = lib.llama_get_memory(self._context)
         self._sampler: Any = None
         self._piece = ctypes.create_string_buffer(256)
@@ -127,7 +133,7 @@ def batch_slices(length: int) -> list[int]:
 
 def rate_side(orders: Orders, config: Config) -> None:
     """Child: the rate of the loop's tokens after the first one."""
-    loop = PlainLoop(config["path"], config["n_ctx"])
+    loop = PlainLoop(config["path"], config["n_ctx"], config.get("n_threads"))
     orders.answer({"n_vocab": loop.n_vocab})
     for order in orders:
         loop.choose(order["sampling"])
@@ -157,12 +163,12 @@ def first_token_side(orders: Orders, config: Config) -> None:
         orders.answer({"seconds": seconds, "first": first})
 
 
-def _context_params(n_ctx: int) -> Any:
+def _context_params(n_ctx: int, n_threads: int | None) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = N_BATCH
     params.n_seq_max = 1
-    params.n_threads = params.n_threads_batch = len(os.sched_getaffinity(0))
+    params.n_threads = params.n_threads_batch = n_threads or len(os.sched_getaffinity(0))
     params.flash_attn_type = -1  # LLAMA_FLASH_ATTN_TYPE_AUTO
     params.no_perf = True
     return params

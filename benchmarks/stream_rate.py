@@ -5,14 +5,18 @@ the last, as the reader gets them. Greedily all must produce the same tokens.
 
 `handed` is the plain loop on a thread whose tokens an event loop reads: how much of the distance
 to the plain loop any program pays that computes beside its event loop.
+
+Where as many threads compute as there are cores, the event loop's work is taken from theirs. So the
+same is measured once more with a core to spare, one thread less on both sides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import operator
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.child import Answer, Config, Order, Orders, Rate, random_prompt
@@ -38,20 +42,44 @@ def run(options: Options) -> list[Figure]:
         figure
         for model in options.models
         for sampling in SAMPLINGS
-        for figure in _figures(model, sampling, _measure(options, model, sampling))
+        for figure in (
+            *_figures(model, sampling, _measure(options, model, sampling)),
+            *_spare_core(options, model, sampling),
+        )
     ]
 
 
-def _measure(options: Options, model: BenchModel, sampling: str) -> list[dict[str, Answer]]:
-    """What each side answers, turn by turn."""
+def _spare_core(options: Options, model: BenchModel, sampling: str) -> Iterator[Figure]:
+    """With one thread less than there are cores, where that leaves any."""
+    threads = len(os.sched_getaffinity(0)) - 1
+    if threads:
+        names = ("plain", "erllama")
+        turns = _measure(options, model, sampling, names, n_threads=threads)
+        name = f"{model.name}: stream()/plain loop, {sampling}, a core to spare"
+        yield _ratio(name, "erllama", "plain", turns, None)
+
+
+def _measure(
+    options: Options,
+    model: BenchModel,
+    sampling: str,
+    names: Sequence[str] = tuple(SIDES),
+    **config: Any,
+) -> list[dict[str, Answer]]:
+    """What each side answers, turn by turn.
+
+    Args:
+        config: of the sides, beside the model and its context.
+    """
+    targets = {name: SIDES[name] for name in names}
     turns: list[dict[str, Answer]] = []
     count = options.times(COUNT, 8)
     order = {"prompt": PROMPT, "count": count, "at_least": 3 * count // 4, "sampling": sampling}
     for round_ in range(options.rounds_or(5)):
-        with sides(SIDES, path=str(model.path), n_ctx=model.n_ctx) as children:
-            for turn, names in in_turns(tuple(SIDES), options.times(9, 2)):
+        with sides(targets, path=str(model.path), n_ctx=model.n_ctx, **config) as children:
+            for turn, order_of_sides in in_turns(names, options.times(9, 2)):
                 seed = 1_000 * round_ + turn
-                got = {name: children[name].ask(**order, seed=seed) for name in names}
+                got = {name: children[name].ask(**order, seed=seed) for name in order_of_sides}
                 if turn > 0:  # caches, pages and branch predictors are warmer from here on
                     turns.append(got)
     return turns
@@ -80,7 +108,7 @@ def _ratio(
         "turns": len(ratios),
         "spread": [min(ratios), max(ratios)],
     }
-    if name.endswith("greedy"):
+    if "greedy" in name:
         detail["same_tokens"] = str(same)
     return Figure(NAME, name, middle(ratios), "of rate", target, detail)
 
@@ -93,7 +121,8 @@ def erllama_side(orders: Orders, config: Config) -> None:
 async def _erllama_side(orders: Orders, config: Config) -> None:
     import erllama
 
-    async with erllama.load(config["path"], n_ctx=config["n_ctx"]) as model:
+    context = {"n_ctx": config["n_ctx"], "n_threads": config.get("n_threads")}
+    async with erllama.load(config["path"], **context) as model:
         n_vocab = model.info().n_vocab
         orders.answer({"n_vocab": n_vocab})
         while (order := await asyncio.to_thread(orders.next)) is not None:

@@ -36,12 +36,12 @@ class Runner:
         return list(room[:n])
 
     def text(self, tokens: list[int]) -> str:
-        return self.raw(tokens).decode(errors="replace")
+        """The text of tokens; `llama_detokenize` would take out spaces before punctuation."""
+        return b"".join(map(self._piece, tokens)).decode(errors="replace")
 
-    def raw(self, tokens: list[int]) -> bytes:
-        room = (llama_cpp.llama_token * max(1, len(tokens)))(*tokens)
-        out = ctypes.create_string_buffer(64 * len(tokens) + 64)
-        n = llama_cpp.llama_detokenize(self.vocab, room, len(tokens), out, len(out), False, True)
+    def _piece(self, token: int) -> bytes:
+        out = ctypes.create_string_buffer(256)
+        n = llama_cpp.llama_token_to_piece(self.vocab, token, out, len(out), 0, True)
         return out.raw[:n]
 
     def clear(self) -> None:

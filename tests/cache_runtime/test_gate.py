@@ -44,7 +44,7 @@ async def test_a_model_comes_back_to_a_tier_that_seemed_too_slow() -> None:
         answer = await model.complete(prompt, max_tokens=4, temperature=0)
         await model.evict()
         runtime.board.bytes_per_s["ram"] = 1_000.0  # the rows of 300 tokens take over a second
-        hits = []
+        hits: list[str] = []
         while "exact" not in hits:
             assert len(hits) < 50
             again = await model.complete(prompt, max_tokens=4, temperature=0)
