@@ -33,8 +33,9 @@ costs llama.cpp up to half a step, as it plans its graphs anew."""
 CONTENDED_S = 0.1
 """How long a prompt slice may keep the lane while other models compute too."""
 
-JOINT_S = 1.0
-"""How long a step with slices of several prompts may take: all of them wait until it ends."""
+SLICE_S = 0.6
+"""How long slices may take where nothing else is computed: who comes meanwhile waits for the end,
+and an abort is heard between two operations of the model, each of which goes over all rows."""
 
 _LIKE = 2  # times as much of a prompt may be left as of another one that it shares steps with
 _URGENT = 2.0  # times the estimated rest of a prompt, before its deadline
@@ -271,8 +272,6 @@ class Scheduler:
         a long one, which gains nothing by it.
         """
         most = min(limit, self._n_joint)
-        if self.pace.prefill_rate:
-            most = min(most, rows_within(JOINT_S, self.pace.prefill_rate, self._granule))
         if rows < 2 or 2 * rows > most or not self._shares_steps(chosen):
             return ()
         fit = {
@@ -296,12 +295,14 @@ class Scheduler:
         return entry.joins and not entry.alone and not entry.most
 
     def _limit(self, entry: Entry, decoding: bool, contended: bool) -> int:
-        """Rows of a slice: all that fit, or what fits between two tokens of the others."""
+        """Rows of a slice: what fits into a time, which is short while others generate."""
         limit = min(entry.most, self._n_batch) if entry.most else self._n_batch
         if decoding:
             seconds = self._spare_s
         elif contended:
             seconds = CONTENDED_S
+        elif self.pace.prefill_rate:
+            seconds = SLICE_S
         else:
             return limit
         return min(limit, rows_within(seconds, self.pace.prefill_rate, self._granule))

@@ -13,8 +13,8 @@ import pytest
 from erllama.model.request import Priority
 from erllama.model.scheduler import (
     CONTENDED_S,
-    JOINT_S,
     PATIENCE,
+    SLICE_S,
     TURN,
     WEIGHTS,
     ClassShares,
@@ -80,6 +80,13 @@ def test_all_that_generate_are_in_one_step_in_rising_order() -> None:
 
 def test_a_prompt_alone_takes_the_whole_batch() -> None:
     assert scheduler().plan([entry(2, 3_000)], now=0.0) == Slice(2, 512)
+
+
+@pytest.mark.parametrize(("rate", "limit"), [(300.0, 128), (900.0, 512), (10.0, 64), (0.0, 512)])
+def test_but_no_longer_than_a_cancel_may_wait(rate: float, limit: int) -> None:
+    planner = scheduler(pace=Pace(prefill_rate=rate))
+    assert rate * SLICE_S < limit + 64 or limit == 512
+    assert planner.plan([entry(2, 3_000)], now=0.0) == Slice(2, limit)
 
 
 def test_decode_steps_and_slices_take_turns_while_both_wait() -> None:
@@ -176,10 +183,10 @@ def test_prompts_of_like_length_are_read_together(entries: list[Entry], planned:
 
 
 def test_they_are_read_together_within_a_bound_of_time() -> None:
-    four = [joint(n, 64) for n in range(8)]
-    slow = Pace(prefill_rate=4 * 64 / JOINT_S)
-    assert scheduler(n_joint=512, pace=slow).plan(four, now=0.0) == Slice(0, 64, (1, 2, 3))
-    unknown = scheduler(n_joint=512, pace=Pace()).plan(four, now=0.0)
+    eight = [joint(n, 64) for n in range(8)]
+    slow = Pace(prefill_rate=4.5 * 64 / SLICE_S)
+    assert scheduler(n_joint=512, pace=slow).plan(eight, now=0.0) == Slice(0, 64, (1, 2, 3))
+    unknown = scheduler(n_joint=512, pace=Pace()).plan(eight, now=0.0)
     assert unknown == Slice(0, 64, (1, 2, 3, 4, 5, 6, 7))
 
 
