@@ -265,7 +265,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     as two graphs cut at another place, and the numbers would depend on the company. Slices share a
     plan where each is then what it would be alone (docs/exact-slicing.md): all of one length, which
     is a multiple of the granule or between 2 rows and one granule, of sequences that follow one
-    another, `Capabilities.n_joint` rows in all.
+    another, `Capabilities.n_joint` rows in all, without adapters.
 
     Attributes:
         number: rises from step to step; what `Engine.abort` refers to.

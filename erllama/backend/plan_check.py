@@ -18,7 +18,6 @@ from erllama.backend.base import (
     Buffer,
     Capabilities,
     Draw,
-    Prefill,
     StepPlan,
 )
 from erllama.errors import DecodeFailed
@@ -79,7 +78,7 @@ def check_plan(
         _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
     _check_rows(plan, capabilities)
     if len(plan.slices) > 1:
-        _check_joint(plan.slices, capabilities)
+        _check_joint(plan, capabilities)
     check_adapters(plan.adapters, adapters)
     begun = {begin.seq for begin in plan.begin}
     computed = with_logits(plan)
@@ -159,8 +158,9 @@ def _check_rows(plan: StepPlan, capabilities: Capabilities) -> None:
         raise DecodeFailed("two decode rows of one sequence in a step")
 
 
-def _check_joint(slices: Sequence[Prefill], capabilities: Capabilities) -> None:
+def _check_joint(plan: StepPlan, capabilities: Capabilities) -> None:
     """Refuse slices whose numbers would depend on each other."""
+    slices = plan.slices
     lengths = {len(one.tokens) for one in slices}
     n, granule = len(slices[0].tokens), capabilities.granule
     if len(lengths) > 1 or not (n % granule == 0 or 1 < n < granule):
@@ -174,6 +174,8 @@ def _check_joint(slices: Sequence[Prefill], capabilities: Capabilities) -> None:
         raise DecodeFailed("the slices of a step are not of sequences that follow one another")
     if any(one.greedy or one.fill for one in slices):
         raise DecodeFailed("likeliest tokens or padding of a slice that shares its step")
+    if plan.adapters:  # their matrices may be of other types than the model's
+        raise DecodeFailed("slices that share a step with adapters in force")
 
 
 def check_adapters(uses: Sequence[AdapterUse], known: Container[int]) -> None:

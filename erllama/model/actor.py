@@ -417,7 +417,7 @@ class ModelActor(StateMachine):
                 if following is not None and self._goes_on(here):
                     return DEFERRED
             case Call(Submit(job), reply):
-                self._take(job, reply)
+                self._arrived(job, reply)
                 if self.backlog:
                     self._gather()
             case Urgent(Cancel(job)):
@@ -526,9 +526,14 @@ class ModelActor(StateMachine):
             case _:
                 raise TypeError(f"a model actor does not understand {event!r}")
 
-    def _take(self, job: Job, reply: ReplyTo) -> None:
-        """Queue a request, or refuse it."""
+    def _arrived(self, job: Job, reply: ReplyTo) -> None:
+        """A request has come, and its caller may give it up from now on."""
         job.reply = reply
+        reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
+        self._take(job)
+
+    def _take(self, job: Job) -> None:
+        """Queue a request, or refuse it."""
         if job.ending:  # a cancellation overtakes the request that it is for
             self._settle(job, None)
             return
@@ -542,14 +547,12 @@ class ModelActor(StateMachine):
         if session_id is not None:
             if self._is_ending(session_id):
                 self._next_turns.append(job)
-                reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
                 return
             self._sessions.claim(session_id)
             job.in_session = True
         job.scope = Scope(job.request.cache_salt, self._adapters.in_force)
         self._orders += 1
         job.order = self._orders
-        reply.on_abandon(lambda: self.ref.urgent(Cancel(job)))
         self._set_timers(job)
         self._waiting.add(job)
         if self._here is not None:
@@ -567,11 +570,10 @@ class ModelActor(StateMachine):
         came = [job for job in self._next_turns if job.request.session_id == session_id]
         self._next_turns = [job for job in self._next_turns if job not in came]
         for job in came:
-            if job.reply is not None:
-                try:
-                    self._take(job, job.reply)
-                except ErllamaError as error:
-                    job.reply.fail(error)
+            try:
+                self._take(job)
+            except ErllamaError as error:
+                self._answer(job, error)
 
     def _gather(self) -> None:
         """Take in the requests that came with this one before a step begins: it is for all."""
@@ -819,9 +821,12 @@ class ModelActor(StateMachine):
 
     def _end_early(self, job: Job) -> None:
         """End a request on somebody's word: at once if it waits, else with the step it is in."""
-        if job in self._waiting or job in self._next_turns:
-            (self._waiting if job in self._waiting else self._next_turns).remove(job)
+        if job in self._waiting:
+            self._waiting.remove(job)
             self._settle(job, None)
+        elif job in self._next_turns:
+            self._next_turns.remove(job)
+            self._answer(job, None)
         elif self._here is not None:
             self._here.floor.end_early(job)
 
@@ -905,6 +910,7 @@ class ModelActor(StateMachine):
             self._take_next_turn(session_id)
 
     def _answer(self, job: Job, error: BaseException | None) -> None:
+        """Give a request's caller the completion, or the error."""
         if job.reply is None:
             return
         now = self.clock.now()

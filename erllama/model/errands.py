@@ -93,9 +93,8 @@ class Errands:
             return
         self._look_again()
         number, now = self._owner.at, self._clock.now()
-        if (
-            not isinstance(number, int) or number not in self._out
-        ):  # they wait for the lane; what is there has a watch of its own
+        # else they wait for the lane; what is there has a watch of its own
+        if not isinstance(number, int) or number not in self._out:
             return
         if number != self._seen[0]:
             self._seen = number, now

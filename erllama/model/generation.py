@@ -171,8 +171,8 @@ class Generation:
         resumes = self.restored.resumed and self.position == self.restored.tokens
         rows = min(self.prompt_left, granule)
         filled = self._fills and fill_rows(self.position, rows, granule)
-        plain = self._verify_from is None and not self.stops and not resumes and not filled
-        return plain and self.position % granule == 0
+        plain = not (self.adapters or self.stops or resumes or filled)
+        return plain and self._verify_from is None and self.position % granule == 0
 
     @property
     def pure_end(self) -> int:

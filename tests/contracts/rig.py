@@ -53,7 +53,15 @@ class Kind:
         return "stub" if self.shape is None else str(cached_model(self.shape, quant))
 
 
+class AbleStub(Kind):
+    """A stub whose slices may share a step and have padding."""
+
+    def backend(self) -> Backend:
+        return StubBackend(joint=True, fills=True)
+
+
 STUB = Kind("stub", "plain", None)
+ABLE_STUB = AbleStub("stub", "plain", None)
 PLAIN = Kind("plain", "plain", TINY)
 LLAMAS = (
     PLAIN,

@@ -11,20 +11,12 @@ import pytest
 from erllama import DecodeFailed
 from erllama.backend.base import Begin, Engine, Row
 from erllama.backend.lane import Lane
-from erllama.backend.stub import StubBackend
-from tests.contracts.rig import GREEDY, Kind, Rig, slice_of
+from tests.contracts.rig import ABLE_STUB, GREEDY, Kind, Rig, slice_of
 from tests.models import TINY, TINY_MOE, WIDE
 from tests.models.cache import AnyQuant
 
 CONTEXT: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 2, "n_batch": 256, "n_ubatch": 256}
 TOKENS = [3 + 11 * i % 241 for i in range(256)]
-
-
-class FilledStub(Kind):
-    """A stub that takes padding."""
-
-    def backend(self) -> StubBackend:
-        return StubBackend(fills=True)
 
 
 def filled(start: int, stop: int, *, seq: int = 0) -> Any:
@@ -68,7 +60,7 @@ async def test_without_padding_they_are_not(lane: Lane) -> None:
 
 @pytest.mark.parametrize("shape", [TINY, TINY_MOE], ids=["tiny", "experts"])
 async def test_nothing_of_the_padding_stays(lane: Lane, shape: Any) -> None:
-    for kind in (FilledStub("stub", "plain", None), Kind("tiny", "plain", shape)):
+    for kind in (ABLE_STUB, Kind("tiny", "plain", shape)):
         rig = Rig(kind, lane, lane.new_owner())
         engine = await rig.load("Q8_0", **CONTEXT)
         replies = []
@@ -123,7 +115,7 @@ async def test_other_families_take_none(llama_rig: Rig) -> None:
 
 
 async def test_padding_counts_as_rows_of_a_step_and_is_for_one_slice(lane: Lane) -> None:
-    rig = Rig(FilledStub("stub", "plain", None), lane, lane.new_owner())
+    rig = Rig(ABLE_STUB, lane, lane.new_owner())
     engine = await rig.load(**(CONTEXT | {"n_batch": 64, "n_ubatch": 64}))
     await rig.step(engine, begin=(Begin(0, GREEDY), Begin(1, GREEDY)))
     too_many = msgspec.structs.replace(filled(0, 50), fill=15)

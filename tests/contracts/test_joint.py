@@ -5,43 +5,36 @@ from __future__ import annotations
 import itertools
 import random
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from erllama import DecodeFailed
-from erllama.backend.base import Begin, Draw, Engine, Prefill, Row
+from erllama.backend.base import AdapterUse, Begin, Draw, Engine, Prefill, Row
 from erllama.backend.lane import Lane
 from erllama.backend.llama.engine import LlamaEngine
-from erllama.backend.stub import StubBackend
 from erllama.config import ContextConfig
 from tests.contracts.mix import Mixer, Part
 from tests.contracts.rig import (
+    ABLE_STUB,
     GREEDY,
     PLAIN,
     PROMPT,
     RANDOM,
     Kind,
     Rig,
+    on_thread,
     slice_of,
     small_context,
     token_slice,
 )
 from tests.models import TINY, TINY_MOE, WIDE
 from tests.models.cache import AnyQuant
+from tests.models.lora import write_lora
 
 EIGHT: dict[str, Any] = {"n_ctx": 768, "n_seq_max": 8, "n_batch": 512, "n_ubatch": 512}
-
-
-class JointStub(Kind):
-    """A stub whose slices may share a step."""
-
-    def backend(self) -> StubBackend:
-        return StubBackend(joint=True)
-
-
-JOINT = JointStub("stub", "plain", None)
 
 
 async def rig_with(lane: Lane, shape: Any, quant: AnyQuant, **context: Any) -> tuple[Rig, Any]:
@@ -122,7 +115,7 @@ async def test_rows_of_prompts_that_shared_steps_are_those_of_each_alone(lane: L
 
 
 async def test_a_sequence_among_others_keeps_its_own_draws(lane: Lane) -> None:
-    for kind in (JOINT, Kind("wide", "plain", WIDE)):
+    for kind in (ABLE_STUB, Kind("wide", "plain", WIDE)):
         rig = Rig(kind, lane, lane.new_owner())
         engine = await rig.load("Q8_0", **EIGHT)
         alone = [
@@ -161,6 +154,22 @@ async def test_where_numbers_would_depend_on_company_each_prompt_has_its_own_ste
     both = (slice_of(PROMPT[:64], seq=0), slice_of(PROMPT[:64], seq=1))
     with pytest.raises(DecodeFailed, match="0 fit in all"):
         await rig.step(engine, slices=both)
+    await rig.close()
+
+
+async def test_with_adapters_in_force_each_prompt_has_its_own_step(
+    lane: Lane, tmp_path: Path
+) -> None:
+    rig, engine = await rig_with(lane, WIDE, "Q8_0")
+    path = str(tmp_path / "lora.gguf")
+    await on_thread(lambda: write_lora(tmp_path / "lora.gguf", WIDE))
+    await on_thread(lambda: engine.check_adapter(path))
+    await rig.on_lane(lambda: engine.load_adapter(1, path))
+    use = (AdapterUse(1, "a" * 64, 1.0),)
+    both = (slice_of(PROMPT[:64], seq=0), slice_of(PROMPT[:64], seq=1))
+    with pytest.raises(DecodeFailed, match="with adapters in force"):
+        await rig.step(engine, slices=both, adapters=use)
+    assert (await rig.step(engine, slices=both[:1], adapters=use)).status == "done"
     await rig.close()
 
 
@@ -204,7 +213,7 @@ BROKEN: dict[str, tuple[tuple[Prefill, ...], str]] = {
 async def test_slices_that_would_depend_on_each_other_are_refused(
     lane: Lane, slices: tuple[Prefill, ...], said: str
 ) -> None:
-    for kind in (JointStub("stub", "plain", None), Kind("tiny", "plain", TINY)):
+    for kind in (ABLE_STUB, Kind("tiny", "plain", TINY)):
         rig = Rig(kind, lane, lane.new_owner())
         engine = await rig.load("Q8_0", n_batch=192, n_ubatch=128)
         assert engine.capabilities.n_joint == 128

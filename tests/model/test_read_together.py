@@ -37,6 +37,13 @@ def shared(stage: Stage) -> list[list[tuple[int, int, int]]]:
     ]
 
 
+async def assert_as_alone(answers: list[Any], *, but: int, n: int) -> None:
+    """All have the answers that each would have alone, but for the one of this number."""
+    for number, answer in enumerate(answers):
+        if number != but:
+            assert answer.tokens == await fresh_tokens(prompt(number), max_tokens=n, **GREEDY)
+
+
 def together(plan: StepPlan) -> bool:
     return len(plan.slices) > 1
 
@@ -112,9 +119,7 @@ async def test_one_that_is_cancelled_meanwhile_takes_nothing_from_the_others(whi
         answers = await settled(*tasks)
         assert isinstance(answers[which], asyncio.CancelledError)
         assert len(shared(stage)) == 1, "nobody's rows were computed again"
-        for n, answer in enumerate(answers):
-            if n != which:
-                assert answer.tokens == await fresh_tokens(prompt(n), max_tokens=4, **GREEDY)
+        await assert_as_alone(answers, but=which, n=4)
         await assert_as_new(model)
 
 
@@ -145,11 +150,8 @@ async def test_a_shared_step_that_is_refused_is_tried_again_by_each_alone() -> N
         tasks = [asked(model, prompt(n), max_tokens=3) for n in range(4)]
         answers = await settled(*tasks)
         assert refused == [4, 1]
-        for n, answer in enumerate(answers):
-            if n == 2:
-                assert "refused a step" in str(answer)
-            else:
-                assert answer.tokens == await fresh_tokens(prompt(n), max_tokens=3, **GREEDY)
+        assert "refused a step" in str(answers[2])
+        await assert_as_alone(answers, but=2, n=3)
         await assert_as_new(model)
 
 

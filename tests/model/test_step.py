@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from erllama.backend.base import Row, Sampled, StepOutcome
+from erllama.backend.base import AdapterUse, Row, Sampled, StepOutcome
 from erllama.model.gauges import Gauges
 from erllama.model.generation import Generation
 from erllama.model.request import make_request
@@ -89,6 +89,19 @@ def test_the_tail_of_a_deep_prompt_is_filled_up_where_that_is_quicker(
     tail = slice_plan(2, [deep], limit=512, granule=64).slices[0]
     assert tail.fill == filled
     assert deep.joins(64) == (not filled), "a step with padding is for one prompt"
+
+
+def test_what_shares_no_step_says_so() -> None:
+    assert generation(0, n_prompt=64).joins(64)
+    adapted = generation(0, n_prompt=64)
+    adapted.adapters = (AdapterUse(1, "a" * 64, 1.0),)
+    assert not adapted.joins(64), "an adapter's matrices may be of other types"
+    halted = generation(0, n_prompt=640)
+    halted.stops = [128]
+    assert not halted.joins(64)
+    begun = generation(0, n_prompt=200)
+    begun.apply(70, None, (), 0.0)
+    assert not begun.joins(64)
 
 
 def test_the_step_that_follows_is_the_one_that_would_have_been_planned() -> None:

@@ -31,31 +31,23 @@ class Batch:
         self.native = self._struct()
 
     def fill_slices(self, slices: Sequence[Prefill]) -> dict[int, int]:
-        """Slices of prompts, one after the other; returns the last row of each, by sequence."""
+        """Slices of prompts with their padding; returns the last row of each slice, by sequence."""
         last: dict[int, int] = {}
-        n = 0
+        start = 0
         for one in slices:
-            start, n = n, n + len(one.tokens)
-            self._token[start:n] = np.frombuffer(one.tokens, np.int32)
-            self._pos[start:n] = np.arange(one.pos, one.pos + n - start, dtype=np.int32)
-            self._seq[start:n] = one.seq
-            self._logits[start:n] = 0
-            self._logits[n - one.greedy : n] = 1
-            self._logits[n - 1] = one.logits or one.greedy > 0
-            last[one.seq] = n - 1
-            n = self._fill_up(one, n)
-        self.native.n_tokens = n
+            stop = start + len(one.tokens)
+            end = stop + one.fill
+            self._token[start:stop] = np.frombuffer(one.tokens, np.int32)
+            self._token[stop:end] = 0
+            self._pos[start:end] = np.arange(one.pos, one.pos + end - start, dtype=np.int32)
+            self._seq[start:end] = one.seq
+            self._logits[start:end] = 0
+            self._logits[stop - one.greedy : stop] = 1
+            self._logits[stop - 1] = one.logits or one.greedy > 0
+            last[one.seq] = stop - 1
+            start = end
+        self.native.n_tokens = start
         return last
-
-    def _fill_up(self, one: Prefill, n: int) -> int:
-        """Rows of padding behind a slice that ends at row `n`; returns where they end."""
-        end, pos = n + one.fill, one.pos + len(one.tokens)
-        if one.fill:
-            self._token[n:end] = 0
-            self._pos[n:end] = np.arange(pos, pos + one.fill, dtype=np.int32)
-            self._seq[n:end] = one.seq
-            self._logits[n:end] = 0
-        return end
 
     def fill_row(self, row: Row) -> None:
         """One token of one sequence, the commonest step of all."""

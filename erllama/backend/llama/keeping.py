@@ -17,7 +17,7 @@ from erllama.config import ModelConfig
 _LONG_FACTORS, _EXPERTS = "rope_factors_long", "_exps."
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 _VECTORS = ("norm.weight", ".bias", "rope_freqs.weight", "_long.weight", "_short.weight")
-_ROWS_IN_FOURS = {2, 8}  # Q4_0, Q8_0
+_ROWS_APART = {2, 8}  # Q4_0, Q8_0
 
 RopeFactors = Literal["", "long", "short"]
 
@@ -94,9 +94,9 @@ def rows_to_test(headers: Sequence[GgufHeader]) -> int:
 def slices_keep_apart(headers: Sequence[GgufHeader], config: ModelConfig) -> bool:
     """Whether slices of several prompts in one call are each what they would be alone, bit for bit.
 
-    So it is on CPUs where all matrices are Q8_0 or Q4_0: their kernels take rows in fours, however
-    many there are. Those of other types go by how many rows have logits, those of experts by how
-    many rows each expert gets (docs/exact-slicing.md has the measurements).
+    So it is, as measured, on CPUs where all matrices are Q8_0 or Q4_0. Kernels of other types go by
+    how many rows have logits, those of experts by how many rows each expert gets
+    (docs/exact-slicing.md).
 
     Args:
         headers: of all parts of the model.
@@ -112,7 +112,7 @@ def slices_keep_apart(headers: Sequence[GgufHeader], config: ModelConfig) -> boo
         not offload(config)
         and not _has(headers, _EXPERTS)
         and bool(matrices)
-        and all(kind in _ROWS_IN_FOURS for kind in matrices)
+        and all(kind in _ROWS_APART for kind in matrices)
     )
 
 
