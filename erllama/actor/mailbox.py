@@ -79,6 +79,15 @@ class Mailbox(Generic[T]):
         self._wake()
         return True
 
+    def put_note(self, item: T) -> bool:
+        """Add to the system lane, and wake nobody; False once closed.
+
+        It is served when the consumer is awake or woken for another item, before all work.
+        """
+        if not self._closed:
+            self._system.append(item)
+        return not self._closed
+
     def put_work(self, item: T) -> bool:
         """Add to the work lane; False once closed.
 

@@ -173,6 +173,13 @@ class Ref:
         """Send a message that overtakes all work; False if the actor is dead."""
         return self._mailbox.put_system(Urgent(payload))
 
+    def note(self, payload: object) -> bool:
+        """`urgent`, but an idle actor is left alone until another message comes.
+
+        For what it should know before all that comes later, and need not act upon.
+        """
+        return self._mailbox.put_note(Urgent(payload))
+
     async def probe(self, *, timeout: float | None = None) -> ActorStatus:
         """The status as the actor itself reports it, which shows that it serves its mailbox.
 

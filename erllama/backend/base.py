@@ -292,7 +292,9 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def n_rows(self) -> int:
         """Rows that are computed, of slices or to decode, padding included."""
-        return sum(len(one.tokens) + one.fill for one in self.slices) + len(self.rows)
+        if not self.slices:
+            return len(self.rows)
+        return sum(len(one.tokens) + one.fill for one in self.slices)
 
 
 class Sampled(msgspec.Struct, frozen=True):

@@ -49,6 +49,16 @@ class FairQueue(Generic[T]):
             del self._waiting[owner]
         return owner, job
 
+    def goes_on(self, owner: Hashable) -> bool:
+        """Whether a further job of `owner`, who had the last turn, comes next: nobody waits.
+
+        Then it need not be put.
+        """
+        if self._waiting or owner not in self._used:
+            return False
+        self._floor = self._used[owner]
+        return True
+
     def charge(self, owner: Hashable, seconds: float) -> bool:
         """Note that a job of `owner` took this long; False if it was forgotten meanwhile."""
         if owner not in self._used:

@@ -47,18 +47,28 @@ _STUCK = (
 
 
 class _Job:
-    __slots__ = ("deliver", "kept", "work")
+    """Work, and who hears of its result.
+
+    Attributes:
+        kept: it outlives the loop of the lane.
+        goes_on: asked after it was done whether it is to be done again; it then waits for its next
+            turn before anybody hears of this one.
+    """
+
+    __slots__ = ("deliver", "goes_on", "kept", "work")
 
     def __init__(
         self,
         work: Callable[[], Any],
         deliver: Callable[[Any, BaseException | None], None],
         *,
-        kept: bool,
+        kept: bool = False,
+        goes_on: Callable[[], bool] | None = None,
     ) -> None:
         self.work = work
         self.deliver = deliver
         self.kept = kept
+        self.goes_on = goes_on
 
 
 class _ComputeThread:
@@ -178,10 +188,16 @@ class _ComputeThread:
                 return  # whoever gave the lane up has taken the job out
             owner, job = self._jobs.get()
             self._running = owner
+        while self._run(owner, job):
+            pass
+
+    def _run(self, owner: Hashable, job: _Job) -> bool:
+        """Do a job; whether it is its turn again, as it goes on and nobody else waits."""
         started = self.busy_since = time.monotonic()
-        result, error = None, None
+        result, error, again, at_once = None, None, False, False
         try:
             result = job.work()
+            again = job.goes_on is not None and job.goes_on()
         except Exception as failure:
             error = failure
         except BaseException:
@@ -195,7 +211,17 @@ class _ComputeThread:
                 self.stuck = False  # late, but back
                 if self._jobs.charge(owner, ended - started):
                     self._last_used[owner] = ended
+                if again and self._accepting:
+                    again, at_once = False, self._jobs.goes_on(owner)
+                    if at_once:
+                        self._running = owner
+                    else:
+                        self._jobs.put(owner, job)
+                        self._wake.put(True)
         job.deliver(result, error)
+        if again:
+            job.deliver(None, EngineCrashed("the compute lane went down before this call"))
+        return at_once
 
     def _run_rest(self) -> None:
         while True:
@@ -283,17 +309,24 @@ class Lane:
         owner: Hashable,
         work: Callable[[], T],
         then: Callable[[T | None, BaseException | None], object],
+        *,
+        goes_on: Callable[[], bool] | None = None,
     ) -> None:
         """Queue `work`; `then(result, error)` is called on the event loop.
+
+        Args:
+            goes_on: asked on the lane after each time that the work was done, whether it is to be
+                done again, at the next turn of `owner`; `then` is called for each.
 
         Raises:
             EngineCrashed: the lane is down.
         """
+        post = self._inbox.post
 
         def deliver(result: Any, error: BaseException | None) -> None:
-            self._inbox.post(then, result, error)
+            post(then, result, error)
 
-        _process.submit(owner, _Job(work, deliver, kept=False))
+        _process.submit(owner, _Job(work, deliver, goes_on=goes_on))
 
     def submit_free(self, owner: Hashable, work: Callable[[], T]) -> asyncio.Future[T]:
         """Queue work that frees native memory: never refused, kept if the lane is down."""

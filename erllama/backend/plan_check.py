@@ -9,7 +9,7 @@ looked for here first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from erllama.backend.base import (
@@ -27,15 +27,11 @@ _SEED_END = 2**32 - 1  # LLAMA_DEFAULT_SEED, llama.cpp's word for "any seed"
 
 def sequences(plan: StepPlan) -> list[int]:
     """The sequences that a plan begins or computes, each once."""
+    if not (plan.begin or plan.slices):  # as most plans
+        return [row.seq for row in plan.rows]
     begun = [begin.seq for begin in plan.begin]
     sliced = [one.seq for one in plan.slices]
     return list(dict.fromkeys([*begun, *sliced, *(row.seq for row in plan.rows)]))
-
-
-def with_logits(plan: StepPlan) -> set[int]:
-    """The sequences that will have logits to draw from."""
-    ends = {one.seq for one in plan.slices if one.logits}
-    return ends | {row.seq for row in plan.rows}
 
 
 def check_plan(
@@ -65,45 +61,95 @@ def check_plan(
         raise DecodeFailed("this model cannot generate")
     if plan.slices and plan.rows:
         raise DecodeFailed("a step has slices of prompts or decode rows, not both")
-    for seq in (*sequences(plan), *plan.end, *(draw.seq for draw in plan.draws)):
-        if not 0 <= seq < capabilities.n_seq_max:
-            raise DecodeFailed(f"sequence {seq}: ids go from 0 to {capabilities.n_seq_max - 1}")
-    kept = dict.fromkeys(plan.end, 0)
-    for begin in plan.begin:
-        _check_history(begin, n_vocab, largest)
-        _check_keep(begin, kept.get(begin.seq, held[begin.seq]), least[begin.seq], capabilities)
-        kept[begin.seq] = begin.keep
-    for seq, pos, tokens in _computed(plan):
-        _check_ids(largest(tokens), n_vocab)
-        _check_cells(seq, pos, len(tokens), kept.get(seq, held[seq]), capabilities.n_ctx)
-    _check_rows(plan, capabilities)
-    if len(plan.slices) > 1:
-        _check_joint(plan, capabilities)
-    check_adapters(plan.adapters, adapters)
+    n_seq, n_ctx = capabilities.n_seq_max, capabilities.n_ctx
+    kept: dict[int, int] = {}
+    if plan.end or plan.begin:
+        kept = _check_changes(plan, capabilities, n_vocab, held, least, largest)
+    if plan.slices:
+        _check_slices(plan, capabilities, n_vocab, kept, held, largest)
+    computed = {one.seq for one in plan.slices if one.logits}
+    for row in plan.rows:
+        seq = row.seq
+        _check_seq(seq, n_seq)
+        if seq in computed:
+            raise DecodeFailed("two decode rows of one sequence in a step")
+        computed.add(seq)
+        _check_id(row.token, n_vocab)
+        _check_cells(seq, row.pos, 1, kept.get(seq, held[seq]), n_ctx)
+    if plan.n_rows > capabilities.n_batch:
+        raise DecodeFailed(f"{plan.n_rows} rows in a step; {capabilities.n_batch} fit")
+    if plan.adapters:
+        check_adapters(plan.adapters, adapters)
     begun = {begin.seq for begin in plan.begin}
-    computed = with_logits(plan)
     for draw in plan.draws:
+        _check_seq(draw.seq, n_seq)
         has_sampler = draw.seq in begun or (draw.seq in samplers and draw.seq not in plan.end)
-        has_logits = draw.seq in computed
         if draw.forced is not None:
-            _check_ids((draw.forced, draw.forced), n_vocab)
+            _check_id(draw.forced, n_vocab)
         if draw.logits is not None:
             _check_given(draw.logits, n_vocab)
-            has_logits = True
+        has_logits = draw.seq in computed or draw.logits is not None
         _check_draw(draw, has_logits=has_logits, has_sampler=has_sampler)
 
 
-def _computed(plan: StepPlan) -> list[tuple[int, int, Sequence[int]]]:
-    if not plan.slices:
-        return [(row.seq, row.pos, (row.token,)) for row in plan.rows]
-    if not all(len(one.tokens) for one in plan.slices):
-        raise DecodeFailed("a prefill slice of no rows")
-    return [(one.seq, one.pos, one.tokens) for one in plan.slices]
+def _check_changes(
+    plan: StepPlan,
+    capabilities: Capabilities,
+    n_vocab: int,
+    held: Sequence[int],
+    least: Sequence[int],
+    largest: Callable[[Sequence[int]], tuple[int, int]],
+) -> dict[int, int]:
+    """Check what is ended and begun; returns how many tokens those sequences hold then."""
+    kept: dict[int, int] = {}
+    for seq in plan.end:
+        _check_seq(seq, capabilities.n_seq_max)
+        kept[seq] = 0
+    for begin in plan.begin:
+        seq = begin.seq
+        _check_seq(seq, capabilities.n_seq_max)
+        _check_history(begin, n_vocab, largest)
+        _check_keep(begin, kept.get(seq, held[seq]), least[seq], capabilities)
+        kept[seq] = begin.keep
+    return kept
+
+
+def _check_slices(
+    plan: StepPlan,
+    capabilities: Capabilities,
+    n_vocab: int,
+    kept: Mapping[int, int],
+    held: Sequence[int],
+    largest: Callable[[Sequence[int]], tuple[int, int]],
+) -> None:
+    for one in plan.slices:
+        seq, n = one.seq, len(one.tokens)
+        _check_seq(seq, capabilities.n_seq_max)
+        if not n:
+            raise DecodeFailed("a prefill slice of no rows")
+        _check_ids(largest(one.tokens), n_vocab)
+        _check_cells(seq, one.pos, n, kept.get(seq, held[seq]), capabilities.n_ctx)
+        if not 0 <= one.greedy <= n:
+            raise DecodeFailed(f"likeliest tokens of {one.greedy} rows in a slice of {n}")
+        if one.fill < 0 or (one.fill and not capabilities.fills):
+            raise DecodeFailed(f"{one.fill} rows of padding behind a slice")
+    if len(plan.slices) > 1:
+        _check_joint(plan, capabilities)
+
+
+def _check_seq(seq: int, n_seq: int) -> None:
+    if not 0 <= seq < n_seq:
+        raise DecodeFailed(f"sequence {seq}: ids go from 0 to {n_seq - 1}")
+
+
+def _check_id(token: int, n_vocab: int) -> None:
+    if not 0 <= token < n_vocab:
+        raise DecodeFailed(f"a token id is outside the vocabulary of {n_vocab}")
 
 
 def _check_ids(bounds: tuple[int, int], n_vocab: int) -> None:
-    if bounds[0] < 0 or bounds[1] >= n_vocab:
-        raise DecodeFailed(f"a token id is outside the vocabulary of {n_vocab}")
+    for token in bounds:
+        _check_id(token, n_vocab)
 
 
 def _check_history(
@@ -141,21 +187,6 @@ def _check_cells(seq: int, pos: int, n: int, held: int, n_ctx: int) -> None:
         raise DecodeFailed(f"sequence {seq} holds {held} tokens; position {pos} leaves a gap")
     if pos + n > n_ctx:
         raise DecodeFailed(f"sequence {seq} would exceed n_ctx {n_ctx}")
-
-
-def _check_rows(plan: StepPlan, capabilities: Capabilities) -> None:
-    n_batch = capabilities.n_batch
-    for one in plan.slices:
-        if not 0 <= one.greedy <= len(one.tokens):
-            raise DecodeFailed(
-                f"likeliest tokens of {one.greedy} rows in a slice of {len(one.tokens)}"
-            )
-        if one.fill < 0 or (one.fill and not capabilities.fills):
-            raise DecodeFailed(f"{one.fill} rows of padding behind a slice")
-    if plan.n_rows > n_batch:
-        raise DecodeFailed(f"{plan.n_rows} rows in a step; {n_batch} fit")
-    if len({row.seq for row in plan.rows}) != len(plan.rows):
-        raise DecodeFailed("two decode rows of one sequence in a step")
 
 
 def _check_joint(plan: StepPlan, capabilities: Capabilities) -> None:

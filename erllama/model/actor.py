@@ -362,6 +362,7 @@ class ModelActor(StateMachine):
             gauges=self._gauges,
             clock=self.clock,
             urgent=self.ref.urgent,
+            note=self.ref.note,
             bound_s=spec.context.step_timeout_s,
         )
         spilling = Spilling(
@@ -411,10 +412,10 @@ class ModelActor(StateMachine):
 
     async def _serve(self, event: Event) -> Any:
         match event:
-            case Urgent(StepDone(outcome, error, following)):  # first, for it comes most often
+            case Urgent(StepDone() as done):  # first, for it comes most often
                 here = self._loaded_here
-                await self._step_done(here, outcome, error, following)
-                if following is not None and self._goes_on(here):
+                await self._step_done(here, done)
+                if done.following is not None and self._goes_on(here):
                     return DEFERRED
             case Call(Submit(job), reply):
                 self._arrived(job, reply)
@@ -720,7 +721,7 @@ class ModelActor(StateMachine):
         number, end = stepper.next_number, floor.take_ended()
         if starting or decision is None:
             plan = start_plan(number, [floor.generation(job) for job in starting], end=end)
-            stepper.start(plan, None, starting, None)
+            stepper.start(plan, None, starting)
         elif isinstance(decision, Decode):
             jobs = [floor.on(seq) for seq in decision.seqs]
             generations = [floor.generation(job) for job in jobs]
@@ -731,8 +732,8 @@ class ModelActor(StateMachine):
                 and groups(entries) == 1
                 and not any(one.steered for one in generations)
             )
-            chain = Chain(generations) if chains else None
-            stepper.start(plan, decision, jobs, chain)
+            chain = Chain(number, generations) if chains else None
+            stepper.start(plan, decision, jobs, chain, floor.take_in)
         elif isinstance(decision, Slice):
             jobs = [floor.on(seq) for seq in decision.seqs]
             plan = slice_plan(
@@ -742,16 +743,11 @@ class ModelActor(StateMachine):
                 granule=here.engine.capabilities.granule,
                 end=end,
             )
-            stepper.start(plan, decision, jobs, None)
+            stepper.start(plan, decision, jobs)
 
-    async def _step_done(
-        self,
-        here: Loaded,
-        outcome: StepOutcome | None,
-        error: BaseException | None,
-        following: int | None,
-    ) -> None:
-        step = here.stepper.done(following)
+    async def _step_done(self, here: Loaded, done: StepDone) -> None:
+        outcome, error = done.outcome, done.error
+        step = here.stepper.done(done.following)
         if outcome is None:
             if isinstance(error, DecodeFailed):
                 here.floor.step_failed(step, str(error))
@@ -760,9 +756,13 @@ class ModelActor(StateMachine):
             else:
                 self._lose(here, step, error)
             return
+        if error is not None:
+            raise error
         self._account(here, step, outcome)
         if outcome.status == "done":
-            here.floor.apply(step, outcome)
+            if not done.taken:
+                here.floor.take_in(step, outcome)
+            here.floor.after(step, outcome)
         elif outcome.status == "no_slot":
             here.floor.no_slot(step, outcome.detail)
         elif outcome.status == "aborted":

@@ -11,7 +11,6 @@ Contract
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,9 +19,10 @@ from erllama.backend.base import Backend, Engine, FingerprintMemory, Loading, St
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.config import ContextConfig, ModelConfig
-from erllama.errors import EngineCrashed, EngineError, ModelLoadError
+from erllama.errors import EngineCrashed, ModelLoadError
 
 T = TypeVar("T")
+_NOT_OPEN = "the engine is not open"
 Follow = Callable[[StepOutcome], StepPlan | None]
 Then = Callable[[StepOutcome | None, BaseException | None, int | None], object]
 
@@ -82,21 +82,13 @@ class EngineOwner:
         `follow` is asked on the lane what comes after a step that was done. That plan is queued
         before the event loop hears of the outcome, so the lane need not wait for the loop;
         `following` is its number.
+
+        Raises:
+            EngineCrashed: the engine is not open, or the lane is down.
         """
-
-        def work(engine: Engine) -> tuple[StepOutcome, int | None]:
-            outcome = engine.step(plan)
-            if follow is None:
-                return outcome, None
-            return outcome, self._go_on(follow(outcome), follow, then)
-
-        def report(
-            done: tuple[StepOutcome, int | None] | None, error: BaseException | None
-        ) -> None:
-            outcome, following = (None, None) if done is None else done
-            then(outcome, error, following)
-
-        self.run(work, report, what="step")
+        self._check_open()
+        steps = _Steps(self, plan, follow, then)
+        self._lane.submit_then(self._id, steps.step, steps.report, goes_on=steps.goes_on)
 
     def run(
         self,
@@ -110,18 +102,8 @@ class EngineOwner:
         Args:
             what: a name for it, which `at` has while the lane is in it.
         """
-        engine = self._engine
-        if engine is None or self._closed:
-            raise EngineCrashed("the engine is not open")
-
-        def named() -> T:
-            self.at = what
-            try:
-                return work(engine)
-            finally:
-                self.at = None
-
-        self._lane.submit_then(self._id, named, then)
+        self._check_open()
+        self._lane.submit_then(self._id, lambda: self.do(work, what), then)
 
     async def call(self, work: Callable[[Engine], T]) -> T:
         """Queue other work on the engine, and wait for its result.
@@ -201,15 +183,21 @@ class EngineOwner:
             self._engine, self._loading = engine, None
         return engine
 
-    def _go_on(self, plan: StepPlan | None, follow: Follow, then: Then) -> int | None:
-        """Queue the step that follows; gives its number if there is one."""
-        if plan is None:
-            return None
-        with self._lock, contextlib.suppress(EngineError):  # lane down: the loop finds out itself
-            if not self._closed:  # else it would come behind the freeing
-                self.submit(plan, follow, then)
-                return plan.number
-        return None
+    def do(self, work: Callable[[Engine], T], what: object) -> T:
+        """Work on the engine; `at` says so meanwhile.
+
+        Raises:
+            EngineCrashed: it was freed.
+            Exception: whatever the work raised.
+        """
+        engine = self._engine
+        if engine is None:
+            raise EngineCrashed(_NOT_OPEN)
+        self.at = what
+        try:
+            return work(engine)
+        finally:
+            self.at = None
 
     def _free(self) -> None:
         with self._lock:
@@ -220,3 +208,47 @@ class EngineOwner:
         if engine is not None:
             engine.close()
         self._lane.forget(self._id)
+
+    def _check_open(self) -> None:
+        if self._engine is None or self._closed:
+            raise EngineCrashed(_NOT_OPEN)
+
+
+class _Steps:
+    """A step, and those that follow it by themselves: one job of the lane, done again and again.
+
+    Everything but `report` runs on the lane; what is between two steps is kept short.
+    """
+
+    def __init__(
+        self, owner: EngineOwner, plan: StepPlan, follow: Follow | None, then: Then
+    ) -> None:
+        self._owner = owner
+        self._plan = plan
+        self._follow = follow
+        self._then = then
+        self._goes_on = False
+
+    def step(self) -> tuple[StepOutcome, int | None]:
+        """The outcome of the step that is due, and the number of the one behind it."""
+        self._goes_on = False
+        outcome = self._owner.do(self._compute, "step")
+        following = None if self._follow is None else self._follow(outcome)
+        if following is None:
+            return outcome, None
+        self._plan, self._goes_on = following, True
+        return outcome, following.number
+
+    def goes_on(self) -> bool:
+        """Whether another step is due."""
+        return self._goes_on
+
+    def _compute(self, engine: Engine) -> StepOutcome:
+        return engine.step(self._plan)
+
+    def report(
+        self, done: tuple[StepOutcome, int | None] | None, error: BaseException | None
+    ) -> None:
+        """Pass on what came of a step. On the event loop."""
+        outcome, following = (None, None) if done is None else done
+        self._then(outcome, error, following)

@@ -379,28 +379,41 @@ class Floor:
 
     # Steps
 
-    def apply(self, step: Step, outcome: StepOutcome) -> None:
-        """Take in a step that was done."""
+    def take_in(self, step: Step, outcome: StepOutcome) -> bool:
+        """Give each request of a step its token, and its reader the events.
+
+        Returns:
+            Whether none of them has come to its end, or too far ahead of its reader.
+        """
         sampled = {one.seq: one for one in outcome.sampled}
-        now = self._clock.now()
+        now, at_ease = self._clock.now(), True
+        for seq, job in step.jobs.items():
+            generation = job.generation
+            if not self._holds(job) or generation is None or seq in outcome.failures:
+                continue  # it ended while the lane went on by itself, or will
+            events = generation.apply(outcome.positions[seq], sampled.get(seq), outcome.greedy, now)
+            at_ease = at_ease and generation.finished is None
+            if job.sink is not None:
+                for event in events:
+                    job.sink.push(event)
+                at_ease = at_ease and not job.sink.full
+        return at_ease
+
+    def after(self, step: Step, outcome: StepOutcome) -> None:
+        """What a step that was taken in leads to."""
         for seq, job in step.jobs.items():
             generation = job.generation
             if not self._holds(job) or generation is None:
-                continue  # it ended while the lane went on by itself
+                continue
             failure = outcome.failures.get(seq)
             if failure is not None:
                 self._end(job, DecodeFailed(failure))
                 continue
-            events = generation.apply(outcome.positions[seq], sampled.get(seq), outcome.greedy, now)
-            if job.sink is not None:
-                for event in events:
-                    job.sink.push(event)
             if not isinstance(step.decision, Slice):
                 self._gauges.decode_rate = generation.decode_rate
             self._after(job, generation, outcome)
 
     def _after(self, job: Job, generation: Generation, outcome: StepOutcome) -> None:
-        """What a step that was taken in leads to."""
         entry = job.entry
         if job in self._starting:
             self._starting.remove(job)

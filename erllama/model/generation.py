@@ -126,6 +126,7 @@ class Generation:
         self.finished: FinishReason | None = None
         self._request = request
         self._sampler = plan_sampler(request.sampling)
+        self._draws = self._sampler.draws
         self._seed = seed
         self.seq = seq
         self.likeliest: list[int] = []
@@ -261,7 +262,7 @@ class Generation:
 
     def draw(self, position: int) -> Draw:
         """The draw for the token at `position` of the context."""
-        seed = draw_seed(self._seed, position)
+        seed = draw_seed(self._seed, position) if self._draws else 0
         if not self.steered:  # also asked on the lane, while the reply may be behind
             return Draw(self.seq, seed)
         return Draw(self.seq, seed, greedy=self.reply.greedy, forced=self.reply.forced)

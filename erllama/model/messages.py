@@ -37,11 +37,17 @@ class Expire(msgspec.Struct, frozen=True):
 
 
 class StepDone(msgspec.Struct, frozen=True):
-    """Urgent: the lane is through with a step; `following` is the one that it went on with."""
+    """Urgent: the lane is through with a step.
+
+    Attributes:
+        following: the step that it went on with.
+        taken: the requests and their readers have its tokens already.
+    """
 
     outcome: StepOutcome | None
     error: BaseException | None
     following: int | None = None
+    taken: bool = False
 
 
 class StepTooLong(msgspec.Struct, frozen=True):

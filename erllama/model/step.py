@@ -56,19 +56,32 @@ def start_plan(
     )
 
 
+LEAD = 32
+"""Most steps that a chain is ahead of an event loop that is held up: nothing is saved, and no
+reader's buffer is looked at, before the loop has heard of them."""
+
+
 class Chain:
     """Decode steps that follow one another with nothing to decide between them.
 
     `follow` is asked on the lane, while the event loop may not have heard of the outcome yet: it
-    reads what does not change while a chain runs, and `stopped`. What it cannot know, such as a
-    stop sequence, ends the generation one step later; the cell that was computed in vain is
-    dropped.
+    reads what does not change while a chain runs, and what the loop writes here. What it cannot
+    know, such as a stop sequence, ends the generation one step later; the cell that was computed
+    in vain is dropped.
+
+    Args:
+        number: of its first step.
+
+    Attributes:
+        stopped: there is something to decide.
+        heard: the latest step that the event loop has heard of.
     """
 
-    def __init__(self, generations: Sequence[Generation]) -> None:
+    def __init__(self, number: int, generations: Sequence[Generation]) -> None:
         self._generations = {one.seq: one for one in generations}
         self._adapters = generations[0].adapters
         self.stopped = False
+        self.heard = number - 1
 
     @property
     def seqs(self) -> tuple[int, ...]:
@@ -78,6 +91,8 @@ class Chain:
     def follow(self, outcome: StepOutcome) -> StepPlan | None:
         """The decode step after `outcome`; None: the event loop has to decide."""
         if self.stopped or outcome.status != "done" or outcome.failures:
+            return None
+        if outcome.number - self.heard >= LEAD:
             return None
         rows, draws = [], []
         for sampled in outcome.sampled:

@@ -3,7 +3,10 @@
 Contract
     State     at most one step is on its way (`current`). While nothing else is to be done, the
               lane goes on with the next decode step by itself (`Chain`), and says so.
-    Writer    the model's actor.
+    Writer    the model's actor. While the lane goes on by itself, tokens are taken in as they
+              come, before the actor hears of them, which it does at its leisure: waking it takes
+              longer than all else that is done for a token. What it does hear it hears in order,
+              so it never acts upon less than its requests have been given.
     Watch     a step that takes longer than its bound is aborted by flag and marked `stuck`. One
               that does not obey within a grace is given up: nothing of the engine is touched
               again, for a thread is inside it.
@@ -15,7 +18,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from erllama.backend.base import Engine, StepPlan
+from erllama.backend.base import Engine, StepOutcome, StepPlan
 from erllama.clock import Clock, Timer
 from erllama.errors import EngineError
 from erllama.model.engine_owner import EngineOwner
@@ -30,6 +33,12 @@ log = logging.getLogger("erllama.model")
 
 GRACE_S = 10.0
 """How long what has exceeded its bound may still take to come back."""
+
+NOTES = 16
+"""Most steps that the actor does not know of while it sleeps."""
+
+NOTES_S = 0.05
+"""How long it may not know of one."""
 
 
 @dataclass(slots=True)
@@ -49,11 +58,15 @@ class Step:
     stuck: bool = False
 
 
+TakeIn = Callable[[Step, StepOutcome], bool]
+
+
 class Stepper:
     """See the module.
 
     Args:
         urgent: sends a message to the actor itself.
+        note: the same, but lets it sleep.
         bound_s: longest time of a step.
     """
 
@@ -65,6 +78,7 @@ class Stepper:
         gauges: Gauges,
         clock: Clock,
         urgent: Callable[[object], bool],
+        note: Callable[[object], bool],
         bound_s: float,
     ) -> None:
         self._owner = owner
@@ -72,10 +86,15 @@ class Stepper:
         self._gauges = gauges
         self._clock = clock
         self._urgent = urgent
+        self._note = note
         self._bound_s = bound_s
         self._numbers = 0
         self._watch: Timer | None = None
         self._since = 0.0
+        self._taken = 0  # the latest step whose tokens were taken in
+        self._noted = 0
+        self._told_at = 0.0
+        self._resting = False
         self.current: Step | None = None
 
     @property
@@ -84,14 +103,36 @@ class Stepper:
         return self._numbers + 1
 
     def start(
-        self, plan: StepPlan, decision: Decision | None, jobs: Iterable[Job], chain: Chain | None
+        self,
+        plan: StepPlan,
+        decision: Decision | None,
+        jobs: Iterable[Job],
+        chain: Chain | None = None,
+        take_in: TakeIn | None = None,
     ) -> None:
-        """Queue a step on the lane. Its outcome comes as `StepDone`."""
+        """Queue a step on the lane. Its outcome comes as `StepDone`.
+
+        Args:
+            chain: by which the lane may go on after it.
+            take_in: gives tokens to their requests while it does; says whether these need nothing
+                of the actor.
+        """
         self._numbers = plan.number
-        self.current = Step(plan.number, decision, {job.seq: job for job in jobs}, chain)
+        self._taken, self._noted, self._told_at = plan.number - 1, 0, self._clock.now()
+        step = self.current = Step(plan.number, decision, {job.seq: job for job in jobs}, chain)
         follow = None if chain is None else chain.follow
+
+        def came(
+            outcome: StepOutcome | None, error: BaseException | None, following: int | None
+        ) -> None:
+            if outcome is None or following is None or chain is None or take_in is None:
+                self._urgent(StepDone(outcome, error, following))
+            else:
+                chain.heard = outcome.number
+                self._came(step, chain, outcome, following, take_in)
+
         try:
-            self._owner.submit(plan, follow, lambda *said: self._urgent(StepDone(*said)))
+            self._owner.submit(plan, follow, came)
         except EngineError as down:
             # not raised here: it would be the answer to whatever call happened to be served
             self._urgent(StepDone(None, down))
@@ -106,6 +147,7 @@ class Stepper:
         step = self.current
         if step is None:
             raise RuntimeError("a step came back that was not on its way")
+        self._taken, self._noted = max(self._taken, step.number), 0
         if following is None:
             self.current = self._gauges.step_since = None
         else:
@@ -186,10 +228,35 @@ class Stepper:
         return self.current is not None and self.current.number == number
 
     def rest(self) -> None:
-        """Watch no more."""
+        """Watch no more, and take in no more."""
+        self._resting = True
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+
+    def _came(
+        self, step: Step, chain: Chain, outcome: StepOutcome, following: int, take_in: TakeIn
+    ) -> None:
+        """The lane is through with a step and goes on. On the event loop, between two messages."""
+        number = outcome.number
+        if chain.stopped or self._resting or self._taken != number - 1:
+            self._urgent(StepDone(outcome, None, following))  # it has something to see to first
+            return
+        try:
+            at_ease = take_in(step, outcome)
+        except Exception as error:  # it is the actor that has to fail
+            self._urgent(StepDone(outcome, error, following))
+            return
+        now = self._clock.now()
+        self._taken, self._noted = number, self._noted + 1
+        self._since = self._gauges.step_since = now
+        done = StepDone(outcome, None, following, True)
+        if at_ease and self._noted < NOTES and now - self._told_at < NOTES_S:
+            self._note(done)
+        else:
+            chain.stopped = not at_ease
+            self._noted, self._told_at = 0, now
+            self._urgent(done)
 
     def _abort(self, step: Step) -> None:
         if self._engine.capabilities.abort:

@@ -49,6 +49,21 @@ async def test_get_waits_for_an_item_of_either_lane() -> None:
         assert await getting == "item"
 
 
+async def test_a_note_wakes_nobody_and_is_served_before_what_does() -> None:
+    mailbox: Mailbox[str] = Mailbox(4)
+    getting = asyncio.create_task(mailbox.get())
+    await asyncio.sleep(0)
+    assert mailbox.put_note("first")
+    assert mailbox.put_note("second")
+    await asyncio.sleep(0.01)
+    assert not getting.done()
+    mailbox.put_work("work")
+    assert await getting == "first"
+    assert [mailbox.get_nowait(), mailbox.get_nowait()] == ["second", "work"]
+    mailbox.close()
+    assert not mailbox.put_note("late")
+
+
 async def test_a_get_cancelled_while_it_waits_loses_nothing() -> None:
     mailbox: Mailbox[str] = Mailbox(1)
     getting = asyncio.create_task(mailbox.get())

@@ -58,6 +58,22 @@ async def test_a_cast_and_an_urgent_message_arrive(clock: ManualClock) -> None:
     await ref.stop()
 
 
+async def test_a_note_lets_an_actor_sleep_and_comes_before_all_that_is_sent_later(
+    clock: ManualClock,
+) -> None:
+    probe = Probe()
+    ref = await start(probe, name="probe", clock=clock)
+    await settle()
+    assert ref.note("by the way")
+    await settle()
+    assert len(probe.journal) == 1
+    ref.cast("work")
+    await settle()
+    assert probe.journal[1:] == [("urgent", "probe", "by the way"), ("cast", "probe", "work")]
+    await ref.stop()
+    assert not ref.note("late")
+
+
 async def test_a_dead_actor_takes_nothing(clock: ManualClock) -> None:
     ref = await start(Probe(), name="gone", clock=clock)
     await ref.stop("normal")

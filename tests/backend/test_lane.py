@@ -73,6 +73,82 @@ async def test_the_callback_of_submit_then_gets_the_exception(lane: Lane) -> Non
     assert isinstance(await done, ZeroDivisionError)
 
 
+async def test_a_job_that_goes_on_is_done_again_and_each_time_is_heard_of(lane: Lane) -> None:
+    left = [3, 2, 1]
+    heard: list[object] = []
+    over = asyncio.Event()
+
+    def then(*said: object) -> None:
+        heard.append(said)
+        if len(heard) == 3:
+            over.set()
+
+    lane.submit_then(1, left.pop, then, goes_on=lambda: bool(left))
+    await over.wait()
+    await lane.submit(1, lambda: None)
+    assert heard == [(1, None), (2, None), (3, None)]
+
+
+async def test_a_job_that_goes_on_takes_turns_with_others_and_queues_behind_its_own(
+    lane: Lane,
+) -> None:
+    gate = Gate()
+    order: list[str] = []
+    times: list[object] = []
+    over = asyncio.Event()
+
+    def then(*said: object) -> None:
+        times.append(said)
+        if len(times) == 7:
+            over.set()
+
+    def work() -> None:
+        order.append("again")
+        if len(order) == 1:
+            gate()
+
+    lane.submit_then(1, work, then, goes_on=lambda: len(order) < 9)
+    await gate.wait_entered()
+    mine = lane.submit(1, lambda: order.append("mine"))
+    other = lane.submit(2, lambda: order.append("other"))
+    gate.go_on.set()
+    await asyncio.gather(mine, other)
+    await over.wait()
+    assert sorted(order[1:3]) == ["mine", "other"]
+    assert order.count("again") == 7
+
+
+async def test_a_job_that_fails_does_not_go_on(lane: Lane) -> None:
+    heard: list[BaseException | None] = []
+    lane.submit_then(1, lambda: 1 / 0, lambda _, error: heard.append(error), goes_on=lambda: True)
+    await lane.submit(1, lambda: None)
+    await asyncio.sleep(0)
+    assert [type(error) for error in heard] == [ZeroDivisionError]
+
+
+async def test_what_would_go_on_hears_that_the_lane_stops() -> None:
+    lane = Lane()
+    await lane.start()
+    gate = Gate()
+    heard: list[str | None] = []
+
+    def then(result: str | None, error: BaseException | None) -> None:
+        heard.append(result if error is None else type(error).__name__)
+
+    def work() -> str:
+        gate()
+        return "done"
+
+    lane.submit_then(1, work, then, goes_on=lambda: True)
+    await gate.wait_entered()
+    stopping = asyncio.create_task(lane.stop())
+    await asyncio.sleep(0.05)
+    gate.go_on.set()
+    await stopping
+    await asyncio.sleep(0)
+    assert heard == ["done", "EngineCrashed"]
+
+
 async def test_a_cancelled_future_neither_stops_the_job_nor_hurts_the_lane(lane: Lane) -> None:
     gate, ran = Gate(), threading.Event()
     lane.submit(1, gate)

@@ -38,6 +38,15 @@ class FairQueueMachine(RuleBasedStateMachine):
         assert self.model[owner].popleft() == job
         assert self.queue.charge(owner, seconds)
 
+    @rule(seconds=st.integers(0, 5))
+    @precondition(lambda self: len(self.queue) > 0)
+    def get_and_go_on(self, seconds: int) -> None:
+        owner, _ = self.queue.get()
+        assert isinstance(owner, str)
+        self.model[owner].popleft()
+        self.queue.charge(owner, seconds)
+        assert self.queue.goes_on(owner) == (not any(self.model.values()))
+
     @rule(owner=OWNERS)
     def forget(self, owner: str) -> None:
         self.queue.forget(owner)
@@ -117,3 +126,29 @@ def test_an_owner_with_waiting_jobs_is_not_forgotten() -> None:
     queue.forget("a")
     assert queue.get() == ("a", 1)
     assert queue.charge("a", 1.0)
+
+
+def test_who_goes_on_at_once_saves_up_no_turns_for_those_that_come() -> None:
+    """Else an owner that was idle meanwhile would have a whole account to use up."""
+    queue: FairQueue[str] = FairQueue()
+    queue.put("busy", "first")
+    queue.get()
+    for _ in range(100):
+        queue.charge("busy", 1)
+        assert queue.goes_on("busy")
+    queue.charge("busy", 1)
+    queue.put("new", "one")
+    queue.put("new", "two")
+    assert not queue.goes_on("busy")
+    queue.put("busy", "next")
+    assert queue.get() == ("new", "one")
+    queue.charge("new", 2)
+    assert queue.get() == ("busy", "next")
+
+
+def test_who_was_forgotten_does_not_go_on_at_once() -> None:
+    queue: FairQueue[None] = FairQueue()
+    queue.put("gone", None)
+    queue.get()
+    queue.forget("gone")
+    assert not queue.goes_on("gone")

@@ -52,6 +52,12 @@ class MailboxMachine(RuleBasedStateMachine):
         self.system.append(self.count)
 
     @rule()
+    def put_note(self) -> None:
+        self.count += 1
+        assert self.mailbox.put_note(self.count)
+        self.system.append(self.count)
+
+    @rule()
     def put_work(self) -> None:
         self.count += 1
         full = len(self.work) + len(self.parked_work) >= self.mailbox.capacity

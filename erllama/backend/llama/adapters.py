@@ -54,6 +54,8 @@ class Adapters:
 
     def put_in_force(self, context: Any, uses: Sequence[AdapterUse]) -> None:
         """Have these, and no others, change what a context computes from now on."""
+        if not (uses or self._in_force):  # as in nearly every step
+            return
         wanted, address = tuple(uses), _address(context)
         _, before = self._in_force.get(address, (context, ()))
         if wanted == before:
@@ -64,7 +66,10 @@ class Adapters:
         self._llama.llama_set_adapters_lora(
             context, ctypes.cast(handles, _argument_type(self._llama)), n, scales
         )
-        self._in_force[address] = context, wanted
+        if wanted:
+            self._in_force[address] = context, wanted
+        else:
+            self._in_force.pop(address, None)
 
     def free(self, number: int) -> None:
         """See `erllama.backend.base.Engine.free_adapter`."""

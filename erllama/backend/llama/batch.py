@@ -28,10 +28,14 @@ class Batch:
         self._logits = np.zeros(capacity, np.int8)
         # llama_batch.seq_id is an array of pointers, one per row, to that row's sequence ids
         self._seq_pointers = self._seq.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
+        # single values are set faster through these
+        self._first_token, self._first_pos = self._token.data, self._pos.data
+        self._lone: int | None = None  # the sequence, if it holds one row with logits
         self.native = self._struct()
 
     def fill_slices(self, slices: Sequence[Prefill]) -> dict[int, int]:
         """Slices of prompts with their padding; returns the last row of each slice, by sequence."""
+        self._lone = None
         last: dict[int, int] = {}
         start = 0
         for one in slices:
@@ -51,14 +55,16 @@ class Batch:
 
     def fill_row(self, row: Row) -> None:
         """One token of one sequence, the commonest step of all."""
-        self._token[0] = row.token
-        self._pos[0] = row.pos
-        self._seq[0] = row.seq
-        self._logits[0] = 1
-        self.native.n_tokens = 1
+        self._first_token[0] = row.token
+        self._first_pos[0] = row.pos
+        if self._lone != row.seq:
+            self._seq[0] = self._lone = row.seq
+            self._logits[0] = 1
+            self.native.n_tokens = 1
 
     def fill_rows(self, rows: Sequence[Row], unread: Sequence[int] = ()) -> None:
         """One token each of several sequences; of the rows numbered in `unread` no logits."""
+        self._lone = None
         n = len(rows)
         self._token[:n] = [row.token for row in rows]
         self._pos[:n] = [row.pos for row in rows]
@@ -69,6 +75,7 @@ class Batch:
 
     def fill_inputs(self, inputs: Sequence[Sequence[int]], pos: int) -> None:
         """Several inputs on sequences of their own, each from position `pos` on."""
+        self._lone = None
         n = 0
         for seq, tokens in enumerate(inputs):
             end = n + len(tokens)

@@ -138,7 +138,7 @@ class LlamaEngine:
             greedy=greedy,
             detail=detail,
             elapsed_ns=time.perf_counter_ns() - started,
-            logits=self._kept_logits(plan) if status == "done" else {},
+            logits=self._kept_logits(plan) if plan.keep_logits and status == "done" else {},
         )
 
     def embed(self, plan: EmbedPlan) -> EmbedOutcome:
@@ -386,7 +386,7 @@ class LlamaEngine:
         return self._states
 
     def _kept_logits(self, plan: StepPlan) -> dict[int, Buffer]:
-        ends = [one.seq for one in plan.slices if one.logits and plan.keep_logits]
+        ends = [one.seq for one in plan.slices if one.logits]
         found = {seq: self._logits(self._rows[seq]) for seq in ends}
         return {seq: logits.copy() for seq, logits in found.items() if logits is not None}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from erllama.backend.llama.library import llama
+from erllama.backend.llama.library import address, llama
 
 Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
@@ -23,27 +24,35 @@ class LogitRows:
     """
 
     def __init__(self, n_vocab: int) -> None:
-        self._get = llama().llama_get_logits_ith
+        self._get = _get_logits()
         self._n_vocab = n_vocab
         self._views: dict[int, Logits] = {}
 
     def row(self, context: Any, row: int) -> Logits | None:
         """The logits of a batch row, valid until the next step; None if it has none."""
-        pointer = self._get(context, row)
-        if not pointer:
+        at = self._get(context, row)
+        if not at:
             return None
-        address = ctypes.addressof(pointer.contents)
-        view = self._views.get(address)
-        return self._make(address) if view is None else view
+        view = self._views.get(at)
+        return self._make(at) if view is None else view
 
-    def _make(self, address: int) -> Logits:
+    def _make(self, at: int) -> Logits:
         if len(self._views) >= _MOST_VIEWS:
             self._views.clear()
-        cells = memoryview((ctypes.c_float * self._n_vocab).from_address(address))
-        view = self._views[address] = np.frombuffer(cells, np.float32)
+        cells = memoryview((ctypes.c_float * self._n_vocab).from_address(at))
+        view = self._views[at] = np.frombuffer(cells, np.float32)
         return view
+
+
+@functools.cache
+def _get_logits() -> Any:
+    """`llama_get_logits_ith`, which gives the address as a number: an object for it is slower."""
+    bound = llama().llama_get_logits_ith
+    prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, *bound.argtypes)
+    return prototype(address(bound))
 
 
 def are_finite(logits: Logits | None) -> bool:
     """Whether a likeliest token exists; from NaN samplers draw whatever they please."""
-    return logits is not None and math.isfinite(logits.max())
+    # argmax stops at the first one that is not a number; max() goes through Python first
+    return logits is not None and math.isfinite(logits.item(logits.argmax()))

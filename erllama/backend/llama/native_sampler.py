@@ -7,19 +7,32 @@ native call in place of a dozen of numpy. The tokens are the same (tests/backend
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any
 
 import numpy as np
 
-from erllama.backend.llama.library import llama
+from erllama.backend.llama.library import brief, llama
 from erllama.errors import DecodeFailed
 from erllama.sampling import MinP, SamplerPlan, Stage, Temperature, TopK, TopP
 from erllama.sampling.running import Floats
 from erllama.types import TokenLogprobs
 
 _MIN_KEEP = 1
+_REARMING = (
+    "llama_sampler_chain_remove",
+    "llama_sampler_free",
+    "llama_sampler_init_dist",
+    "llama_sampler_chain_add",
+)
 _TOKEN_DATA = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])  # llama_token_data, llama.h
 _NATIVE = (TopK, TopP, MinP, Temperature)
+
+
+@functools.cache
+def _rearming() -> list[Any]:
+    """What puts another draw at the end of a chain."""
+    return [brief(getattr(llama(), name)) for name in _REARMING]
 
 
 def is_native(plan: SamplerPlan) -> bool:
@@ -44,6 +57,7 @@ class NativeSampler:
 
     def __init__(self, plan: SamplerPlan) -> None:
         self._llama = llama()
+        self._remove, self._free, self._seeded, self._add = _rearming()
         self._armed = False
         parameters = self._llama.llama_sampler_chain_default_params()
         parameters.no_perf = True
@@ -80,9 +94,8 @@ class NativeSampler:
 
     def _arm(self, seed: int) -> None:
         if self._armed:
-            old = self._llama.llama_sampler_chain_remove(self._chain, self._stages)
-            self._llama.llama_sampler_free(old)
-        self._llama.llama_sampler_chain_add(self._chain, self._llama.llama_sampler_init_dist(seed))
+            self._free(self._remove(self._chain, self._stages))
+        self._add(self._chain, self._seeded(seed))
         self._armed = True
 
     def _native(self, stage: Stage) -> Any:

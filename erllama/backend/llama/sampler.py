@@ -70,7 +70,7 @@ class GreedySampler:
 
     def sample(self, logits: Floats, seed: int) -> tuple[int, TokenLogprobs | None]:
         token = int(logits.argmax())  # the first one that is not a number, if there is any
-        if not math.isfinite(logits[token]):
+        if not math.isfinite(logits.item(token)):
             raise DecodeFailed(NOT_FINITE)
         return token, None
 

@@ -7,7 +7,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from erllama.backend.llama.library import llama
+from erllama.backend.llama.library import brief, llama
 from erllama.errors import RequestError
 
 _NO_TOKEN = -1  # LLAMA_TOKEN_NULL
@@ -23,6 +23,9 @@ class Vocabulary:
         self._llama = llama()
         self._vocab = self._llama.llama_model_get_vocab(model)
         self._sampled: dict[int, tuple[bytes, bool]] = {}
+        self._to_piece = brief(self._llama.llama_token_to_piece)
+        self._is_end = brief(self._llama.llama_vocab_is_eog)
+        self._piece = ctypes.create_string_buffer(_ROOM)
         self.size: int = self._llama.llama_vocab_n_tokens(self._vocab)
         first = self.tokenize("a", add_special=False, parse_special=False)[:1]
         self._space_prefix = bool(first) and self.piece(first[0]).startswith(b" ")
@@ -102,10 +105,15 @@ class Vocabulary:
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
 
     def sampled(self, token: int) -> tuple[bytes, bool]:
-        """Piece and end of a token that was drawn; remembered, as the same ones come again."""
+        """Piece and end of a token that was drawn; remembered, as the same ones come again.
+
+        On the lane alone: it has a buffer of its own.
+        """
         known = self._sampled.get(token)
         if known is None:
-            known = self.piece(token), self.ends(token)
+            n = self._to_piece(self._vocab, token, self._piece, _ROOM, 0, False)
+            piece = ctypes.string_at(self._piece, n) if n >= 0 else self.piece(token)
+            known = piece, bool(self._is_end(self._vocab, token))
             if len(self._sampled) < _REMEMBERED:
                 self._sampled[token] = known
         return known
