@@ -9,6 +9,9 @@ import numpy as np
 
 from erllama.sampling.running import ERROR, Floats, Running
 
+_HEAVY = 0.01
+"""What weighs less, beside the likeliest, would lose too much to the rounding of sums with it."""
+
 
 class Work:
     """Arrays that serve one draw after the other: fresh pages cost more than the sums in them."""
@@ -61,7 +64,7 @@ class Candidates:
 
     @functools.cached_property
     def weights(self) -> Floats:
-        """Probabilities, up to a factor: exp of how far each is below the first."""
+        """Probabilities, up to a factor: exp of how far each is below the likeliest."""
         found = self.work.array("weights", len(self))
         if self._by is None or "down" in self.__dict__:
             down = self.down
@@ -80,13 +83,13 @@ class Candidates:
         return self.running.total if self._whole is None else self._whole
 
     def kept(self, start: int, stop: int) -> Candidates:
-        """Those from one rank up to another; the first of all keep their weights."""
+        """Those from one rank up to another; they keep their weights, unless these are small."""
         part = Candidates(self._ranked[start:stop], self.work, self._by)
         if "down" in self.__dict__:
             part.down = self.down[start:stop]
-        if start == 0 and "running" in self.__dict__:
-            part.weights = self.weights[:stop]
-            part.running = self.running.first(stop)
+        if "running" in self.__dict__ and (start == 0 or self.weights[start] > _HEAVY):
+            part.weights = self.weights[start:stop]
+            part.running = self.running.part(start, stop)
         return part
 
     def divided(self, by: np.float32) -> Candidates:

@@ -55,10 +55,9 @@ def above(down: Floats, value: np.float32) -> int:
 
 def typical(candidates: Candidates, p: float) -> Run:
     down, running = candidates.down, candidates.running
-    distance = candidates.work.array("distance", len(down))
-    np.subtract(down[0] + np.float32(math.log(running.total)), down, out=distance)  # the surprise
-    expected = float(np.einsum("i,i", candidates.weights, distance)) / running.total
-    np.subtract(distance, np.float32(expected), out=distance)
+    # a logit is as far from the mean one as its surprise from the expected one
+    mean = np.float32(running.dot(down) / running.total)
+    distance = np.subtract(down, mean, out=candidates.work.array("distance", len(down)))
     return _nearest(np.abs(distance, out=distance), running, p * running.total)
 
 

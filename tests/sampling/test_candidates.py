@@ -41,12 +41,32 @@ def test_the_first_of_candidates_have_the_sums_of_others_that_were_made_anew(
         assert bits(part.running, stop) == bits(Running(plain(down[:stop])), stop)
 
 
-def test_those_behind_the_first_have_weights_of_their_own() -> None:
-    down = falling(5_000, 2.0)
+def test_those_behind_heavy_ones_have_weights_of_their_own() -> None:
+    down = falling(5_000, 4.0)
     candidates = Candidates(down)
     assert candidates.running.total > 0
-    part = candidates.kept(700, 4_000)
-    assert np.array_equal(part.weights, plain(down[700:4_000]))
+    part = candidates.kept(1_000, 4_000)
+    assert np.array_equal(part.weights, plain(down[1_000:4_000]))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(1, 2), (3, 700), (512, 1_024), (700, 4_000)])
+def test_those_behind_some_as_light_as_they_are_keep_their_weights_and_sums(
+    start: int, stop: int
+) -> None:
+    down = falling(5_000, 0.5)
+    candidates = Candidates(down)
+    assert candidates.running.total > 0
+    part, anew = candidates.kept(start, stop), Candidates(down[start:stop].copy())
+    assert np.array_equal(part.weights, candidates.weights[start:stop])
+    scale = float(part.weights[0])
+    assert part.running.total == pytest.approx(anew.running.total * scale, rel=1e-5)
+    for share in (1e-9, 0.1, 0.5, 0.9, 1 - 1e-9):
+        rank = part.running.reach(share * part.running.total)
+        assert abs(rank - anew.running.reach(share * anew.running.total)) <= 1
+        assert part.running.before(rank) <= share * part.running.total * (1 + 1e-5) + 1e-9
+    n = stop - start
+    nested = part.kept(n // 3, n)
+    assert nested.running.total == pytest.approx(float(part.weights[n // 3 :].sum()), rel=1e-5)
 
 
 def test_divided_logits_leave_those_before_as_they_were() -> None:
