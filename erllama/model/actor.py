@@ -70,6 +70,7 @@ from erllama.model.messages import (
     AwaitReady,
     CachedPrefix,
     Cancel,
+    CompanyIsLate,
     Detokenize,
     Embed,
     EmbedCancel,
@@ -437,6 +438,8 @@ class ModelActor(StateMachine):
                 self._tokenized(job, tokens, error)
             case Urgent(WaitedEnough(job)):
                 job.waited = True
+            case Urgent(CompanyIsLate(job)):
+                job.hurries = True
             case Call(Evict(), reply):
                 self._evictions.add(reply, self._loaded_here.floor.running())
             case Call(CachedPrefix(tokens)):
@@ -674,6 +677,7 @@ class ModelActor(StateMachine):
         if self._evictions:
             here.floor.move_off_paused()
         here.floor.spill_what_must()  # before the next step, which would compute it again
+        here.floor.hold_back()
         if here.stepper.current is not None or not self._gathering:
             self._next_step(here)
         if here.stepper.current is None:

@@ -23,7 +23,13 @@ from erllama.model.gauges import Gauges
 from erllama.model.generation import NOTHING, Generation, Restored
 from erllama.model.job import Job
 from erllama.model.markers import Markers
-from erllama.model.messages import ReaderCaughtUp, ReaderStalls, RowsRead, SessionsIdle
+from erllama.model.messages import (
+    CompanyIsLate,
+    ReaderCaughtUp,
+    ReaderStalls,
+    RowsRead,
+    SessionsIdle,
+)
 from erllama.model.resume import split_key
 from erllama.model.scheduler import WEIGHTS, Entry, Slice
 from erllama.model.sequences import Sequences
@@ -35,6 +41,12 @@ from erllama.model.waiting import Waiting, lent_classes
 _TURN = 8
 """Tokens that a request has computed on its sequence before it gives way to a higher class: else
 those of a low class would be moved off and back and never get anywhere."""
+
+_COMPANY = 2.0
+"""How long the end of a prompt waits for others, in times of what it takes alone."""
+
+_COMPANY_S = 0.5
+"""And in seconds, at most."""
 
 
 class Floor:
@@ -222,6 +234,40 @@ class Floor:
             if self._has_room(job, kept) and not self._work.must_wait(job, self._jobs.values()):
                 self._waiting.admit(job)
                 self._begin(job)
+
+    def hold_back(self) -> None:
+        """Let the ends of prompts wait for those of the same length that come with them.
+
+        Requests that share a prefix are at its end together, but for the milliseconds that its rows
+        take through the cache. Ends of one length then take one step, all of one row number.
+        """
+        if not self._engine.capabilities.n_joint:
+            return
+        for job in self._jobs.values():
+            if job.entry is not None:
+                job.entry.held = self._awaits_company(job, job.entry)
+
+    def _awaits_company(self, job: Job, entry: Entry) -> bool:
+        if job.hurries or not (entry.ready and entry.joins):
+            return False
+        if not 0 < entry.left < self._engine.capabilities.granule:
+            return False
+        coming = any(
+            other.scope == job.scope and len(other.tokens or ()) == len(job.tokens or ())
+            for other in self._coming(job)
+        )
+        if coming and "company" not in job.timers:
+            rate = self._gauges.pace.prefill_rate
+            limit = min(_COMPANY * entry.left / rate, _COMPANY_S) if rate else _COMPANY_S
+            job.timers["company"] = self._clock.call_later(
+                limit, lambda: self._urgent(CompanyIsLate(job))
+            )
+        return coming
+
+    def _coming(self, job: Job) -> list[Job]:
+        """Those that wait for what a request has computed, and those whose rows are restored."""
+        waiting = [one for one in self._waiting if one.waits_for is job or "saved" in one.timers]
+        return [*waiting, *(one for one in self._jobs.values() if one.generation is None)]
 
     def _has_room(self, job: Job, kept: int) -> bool:
         """Whether there is a sequence for a request; if not, one may be on its way."""

@@ -55,6 +55,7 @@ class Job:
         inside: the section that its prompt has opened.
         waits_for: the request whose prompt begins like its own and is being computed just now.
         waited: it has waited long enough for rows that are being saved.
+        hurries: it waits for nobody any more to share a step with.
         shares: how many tokens its prompt has in common with others', by their numbers.
         known: how many tokens of its prompt the cache has, and when that was looked up.
         spilled: its state, while it holds no sequence although it has begun.
@@ -95,6 +96,7 @@ class Job:
         self.order = 0
         self.waits_for: Job | None = None
         self.waited = False
+        self.hurries = False
         self.shares: dict[int, int] = {}
         self.known: tuple[int, int] | None = None
         self.tokens: array.array[int] | None = None if isinstance(prompt, str) else prompt

@@ -62,6 +62,12 @@ class GiveUp(msgspec.Struct, frozen=True):
     number: int
 
 
+class CompanyIsLate(msgspec.Struct, frozen=True):
+    """Urgent: a request has waited long enough for others to share a step with."""
+
+    job: Job
+
+
 class Gathered(msgspec.Struct, frozen=True):
     """Urgent: the requests that came together have been taken in."""
 

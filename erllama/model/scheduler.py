@@ -55,6 +55,7 @@ class Entry:
         group: requests of different groups never share a step: their adapters differ.
         alone: it is to be computed by itself, to find out whether it is the one that fails.
         joins: its next slice may be computed beside slices of other prompts, of the same length.
+        held: its next slice waits for one that it may share a step with.
     """
 
     seq: int
@@ -67,6 +68,7 @@ class Entry:
     passed: int = 0
     alone: bool = False
     joins: bool = False
+    held: bool = False
     group: Hashable = ()
 
 
@@ -180,7 +182,7 @@ class Scheduler:
             contended: whether other models compute too.
         """
         decoding = self._turn([entry for entry in entries if entry.ready and not entry.left])
-        prompts = [entry for entry in entries if entry.ready and entry.left]
+        prompts = [entry for entry in entries if entry.ready and entry.left and not entry.held]
         chosen = self._choose(prompts, now) if prompts else None
         if decoding and not (chosen and self._fits(chosen)):
             alone = [entry.seq for entry in entries if entry.alone and entry.seq in decoding]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from erllama import Completion, Model
-from erllama.actor.testing import settle
+from erllama.actor.testing import ManualClock, settle
+from erllama.model.job import Job
 from erllama.model.messages import WaitedEnough
 from tests.model.staging import (
     Stage,
@@ -60,6 +62,97 @@ async def test_a_prefix_that_many_share_is_computed_once() -> None:
         await assert_answers(tasks)
         hits = Counter([(await task).cache.hit for task in tasks])
         assert hits == {"cold": 1, "partial": AGENTS - 1}
+        await assert_as_new(model)
+
+
+def tails(stage: Stage) -> list[list[tuple[int, int]]]:
+    """Sequence and length of the slices behind the shared prefix, step by step."""
+    behind = [[one for one in plan.slices if one.pos == len(SHARED)] for plan in stage.plans]
+    return [[(one.seq, len(one.tokens)) for one in step] for step in behind if step]
+
+
+async def test_ends_of_one_length_behind_a_shared_prefix_are_computed_in_one_step(
+    clock: ManualClock,
+) -> None:
+    stage = Stage(joint=True)
+    async with stage.model(**OPTIONS) as model:
+        tasks = await together(stage, model)
+        stage.resume()
+        await asyncio.wait(tasks)
+        assert tails(stage) == [[(seq, 32) for seq in range(AGENTS)]]
+        await assert_answers(tasks)
+        await assert_as_new(model)
+
+
+async def test_an_end_of_a_length_of_its_own_waits_for_nobody(clock: ManualClock) -> None:
+    stage = Stage(joint=True)
+    async with stage.model(**OPTIONS) as model:
+        stage.pause(always)
+        lengths = [40, *([32] * 3), 33]
+        tasks = [
+            asked(model, [*SHARED, *([200 + n] * length)], max_tokens=8)
+            for n, length in enumerate(lengths)
+        ]
+        await stage.held.wait()
+        await settle()
+        stage.resume()
+        await asyncio.wait(tasks)
+        steps = [[length for _, length in step] for step in tails(stage)]
+        assert steps[0] == [40]
+        assert sorted(steps[1:]) == [[32, 32, 32], [33]]
+
+
+async def test_an_end_waits_for_company_only_so_long(clock: ManualClock) -> None:
+    stage = Stage(joint=True)
+    async with stage.model(**OPTIONS) as model:
+        stage.pause(always)
+        tasks = [asked(model, prompt(n), max_tokens=8) for n in range(2)]
+        await stage.held.wait()
+        await settle()
+        floor = floor_of(model)
+        leader = floor.jobs()[0]
+        must_wait = floor._work.must_wait
+
+        def never_ready(job: Job, running: Iterable[Job]) -> bool:
+            job.waits_for = leader
+            return True
+
+        floor._work.must_wait = never_ready  # type: ignore[method-assign]
+        stage.resume()
+        await until(lambda: "company" in leader.timers)
+        await settle()
+        assert tails(stage) == []
+        await clock.advance(0.5)
+        await until(lambda: tails(stage) == [[(0, 32)]])
+        floor._work.must_wait = must_wait  # type: ignore[method-assign]
+        await asyncio.wait(tasks)
+        await assert_as_new(model)
+
+
+async def test_who_waits_for_company_can_be_cancelled(clock: ManualClock) -> None:
+    stage = Stage(joint=True)
+    async with stage.model(**OPTIONS) as model:
+        stage.pause(always)
+        first = model.stream(prompt(0), max_tokens=8, **GREEDY)
+        await first._start()
+        await stage.held.wait()
+        other = asked(model, prompt(1), max_tokens=8)
+        await settle()
+        floor = floor_of(model)
+        leader = floor.jobs()[0]
+        must_wait = floor._work.must_wait
+
+        def never_ready(job: Job, running: Iterable[Job]) -> bool:
+            job.waits_for = leader
+            return True
+
+        floor._work.must_wait = never_ready  # type: ignore[method-assign]
+        stage.resume()
+        await until(lambda: "company" in leader.timers)
+        floor._work.must_wait = must_wait  # type: ignore[method-assign]
+        done = await first.cancel()
+        assert (done.tokens, done.finish_reason) == ([], "cancelled")
+        assert (await other).tokens == await fresh_tokens(prompt(1), max_tokens=8, **GREEDY)
         await assert_as_new(model)
 
 
