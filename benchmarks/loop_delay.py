@@ -9,12 +9,16 @@ process of its own:
     load       later loads, hash not remembered
     prefill    prompts are computed
     decode     a stream is read
+
+What is no fault of erllama's show the same phases without it: a plain loop over llama.cpp on a
+thread, and an event loop that does nothing but tick beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.child import Config, Orders, random_prompt
@@ -33,7 +38,8 @@ NAME = "loop_delay"
 P99 = Target("below", 5.0)
 WORST = Target("below", 25.0)
 TICK_S = 0.001
-REFERENCES = ("idle", "busy")
+BARE = ("bare load", "bare prefill", "bare decode")
+REFERENCES = ("idle", "busy", *BARE)
 PHASES = ("first", "load", "prefill", "decode")
 
 
@@ -49,6 +55,7 @@ def run(options: Options) -> list[Figure]:
 def _measure(options: Options, model: BenchModel, phase: str) -> list[Figure]:
     late: list[float] = []
     each: list[float] = []
+    stolen_ms: list[float] = []
     seconds = options.times(5) if not options.quick else 0.05
     # one load is short, so it takes more processes to see its worst
     rounds = options.rounds or options.times(10 if phase == "first" else 3)
@@ -56,14 +63,16 @@ def _measure(options: Options, model: BenchModel, phase: str) -> list[Figure]:
         with (
             _burners(phase == "busy"),
             sides(
-                {phase: f"{__name__}:ticking_side"},
+                {phase: f"{__name__}:{'bare_side' if phase in BARE else 'ticking_side'}"},
                 path=str(model.path),
                 n_ctx=model.n_ctx,
                 prompt=min(2_048, model.n_ctx // 2),
                 seconds=seconds,
             ) as children,
         ):
+            before = _stolen_ms()
             got = children[phase].ask(seed=round_)["late"]
+            stolen_ms.append(_stolen_ms() - before)
             late += got
             each.append(max(got))
     reference = phase in REFERENCES
@@ -83,9 +92,18 @@ def _measure(options: Options, model: BenchModel, phase: str) -> list[Figure]:
             max(late),
             "ms",
             None if reference else WORST,
-            {"worst_of_each_process": each},
+            {"worst_of_each_process": each, "stolen_ms": stolen_ms},
         ),
     ]
+
+
+def _stolen_ms() -> float:
+    """What the host has kept from this machine's cores so far; 0 where it does not say."""
+    try:
+        cores = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    except OSError:
+        return 0.0
+    return int(cores[8]) * 1e3 / os.sysconf("SC_CLK_TCK") if len(cores) > 8 else 0.0
 
 
 @contextlib.contextmanager
@@ -147,6 +165,39 @@ async def _ticking_side(orders: Orders, config: Config) -> None:
                 ticker.late.clear()
                 await ticked(config["side"], runtime, ticker, config, copy, order["seed"])
                 orders.answer({"late": ticker.late})
+
+
+def bare_side(orders: Orders, config: Config) -> None:
+    """Child: ticks while a thread calls llama.cpp, and nothing else happens."""
+    asyncio.run(_bare_side(orders, config))
+
+
+async def _bare_side(orders: Orders, config: Config) -> None:
+    from benchmarks.plain_loop import PlainLoop, exact_slices  # imports llama.cpp
+
+    ticker = Ticker()
+    thread = ThreadPoolExecutor(1)
+    run = functools.partial(asyncio.get_running_loop().run_in_executor, thread)
+    plain = await run(PlainLoop, config["path"], config["n_ctx"])
+    plain.choose("greedy")
+    orders.answer({})
+    while (order := await asyncio.to_thread(orders.next)) is not None:
+        ticker.late.clear()
+        prompt = random_prompt(config["prompt"], order["seed"], plain.n_vocab)
+        until = time.perf_counter() + config["seconds"]
+        while not _over(ticker, until):
+            if config["side"] == "bare decode":
+                first = await run(plain.first_token, prompt[:16], [16])
+                with ticker:
+                    await run(plain.generate, first, config["n_ctx"] // 2)
+                continue
+            with ticker:
+                if config["side"] == "bare load":
+                    other = await run(PlainLoop, config["path"], config["n_ctx"])
+                    await run(other.close)
+                else:
+                    await run(plain.first_token, prompt, exact_slices(len(prompt)))
+        orders.answer({"late": ticker.late})
 
 
 async def ticked(

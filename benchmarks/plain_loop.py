@@ -101,6 +101,11 @@ class PlainLoop:
                 return
             row[0] = token
 
+    def close(self) -> None:
+        """Free what was loaded."""
+        lib.llama_free(self._context)
+        lib.llama_model_free(self._model)
+
     def _sample(self) -> int:
         token = int(lib.llama_sampler_sample(self._sampler, self._context, -1))
         lib.llama_token_to_piece(self._vocab, token, self._piece, 256, 0, False)

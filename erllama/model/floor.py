@@ -239,7 +239,7 @@ class Floor:
         """Let the ends of prompts wait for those of the same length that come with them.
 
         Requests that share a prefix are at its end together, but for the milliseconds that its rows
-        take through the cache. Ends of one length then take one step, all of one row number.
+        take through the cache. Ends of one length then take one step. None waits for a lower class.
         """
         if not self._engine.capabilities.n_joint:
             return
@@ -253,7 +253,9 @@ class Floor:
         if not 0 < entry.left < self._engine.capabilities.granule:
             return False
         coming = any(
-            other.scope == job.scope and len(other.tokens or ()) == len(job.tokens or ())
+            other.scope == job.scope
+            and len(other.tokens or ()) == len(job.tokens or ())
+            and WEIGHTS[other.request.priority] >= WEIGHTS[job.request.priority]
             for other in self._coming(job)
         )
         if coming and "company" not in job.timers:

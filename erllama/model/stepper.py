@@ -254,7 +254,8 @@ class Stepper:
         if at_ease and self._noted < NOTES and now - self._told_at < NOTES_S:
             self._note(done)
         else:
-            chain.stopped = not at_ease
+            if not at_ease:
+                chain.stopped = True
             self._noted, self._told_at = 0, now
             self._urgent(done)
 

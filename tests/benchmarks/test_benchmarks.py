@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import NAMES, main
+from benchmarks.loop_delay import BARE
 from benchmarks.sampling import SETTINGS, STRUCTURES
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine makes benchmarks slow, not wrong
@@ -41,7 +42,7 @@ FIGURES = {
     ],
     "loop_delay": [
         f"tiny: {phase}, {what} lateness"
-        for phase in ("idle", "busy", "first", "load", "prefill", "decode")
+        for phase in ("idle", "busy", *BARE, "first", "load", "prefill", "decode")
         for what in ("p99", "worst")
     ],
     "import_time": ["import erllama", "imports of erllama that loaded llama_cpp"],
