@@ -122,7 +122,8 @@ async def test_tokens_that_a_tokenizer_would_not_choose_are_kept(tiny: Model) ->
     for seed in itertools.count():
         done = await tiny.chat(asked, seed=seed, max_tokens=12, **options)
         plain = await tiny.tokenize(done.text, add_special=False)
-        if plain != done.tokens and "\ufffd" not in done.text and done.text:
+        spelled = done.tokens[:-1] if done.finish_reason == "stop" else done.tokens
+        if plain != spelled and "\ufffd" not in done.text and done.text:
             break
     said = [*asked, {"role": "assistant", "content": done.text}, *asked]
     after = await tiny.chat(said, max_tokens=1)

@@ -36,10 +36,13 @@ async def load(runtime: Runtime, vocabulary: str, family: str) -> Model:
 def options(family: str) -> dict[str, Any]:
     """Replies that trimming leaves as they are, spelled at random."""
     return {
-        "grammar": f'root ::= "{LEADS.get(family, "")}" [a-z] [a-z ]{{6,16}} [a-z]',
+        # what it says is given, for some vocabularies spell random letters in one way only
+        "grammar": f'root ::= "{LEADS.get(family, "")}there was a kind bear near the village"',
         "variables": VARIABLES.get(family),
         "temperature": 3.0,
         "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
         "max_tokens": 60,
     }
 
