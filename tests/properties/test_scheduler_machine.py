@@ -54,6 +54,11 @@ class Live:
     waited: int = 0  # slices of others while this one was ready for one
 
 
+def wants(entry: Entry) -> bool:
+    """Whether a step may compute something for it."""
+    return entry.ready and not (entry.left and entry.held)
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Some sequences, many requests."""
 
@@ -115,6 +120,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.live)
     @rule(which=st.integers(0, 50))
+    def hold_or_let_go(self, which: int) -> None:
+        entry = self.live[which % len(self.live)].entry
+        entry.held = not entry.held
+
+    @precondition(lambda self: self.live)
+    @rule(which=st.integers(0, 50))
     def suspect(self, which: int) -> None:
         self.live[which % len(self.live)].entry.alone = True
 
@@ -124,7 +135,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert decision == self.scheduler.plan(self.entries, now=self.now, contended=contended)
         self.now += seconds
         if decision is None:
-            assert not any(one.ready for one in self.entries)
+            assert not any(wants(one) for one in self.entries)
         elif isinstance(decision, Decode):
             self.decode(decision, seconds)
         else:
@@ -138,7 +149,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ready = [one for one in self.entries if one.ready and not one.left]
         suspects = any(one.alone for one in ready)
         assert len(chosen) == 1 if suspects else len(chosen) == len(ready)
-        prompts = [one for one in self.live if one.entry.ready and one.entry.left]
+        prompts = [one for one in self.live if wants(one.entry) and one.entry.left]
         self.since_slice = self.since_slice + 1 if prompts else 0
         assert self.since_slice <= 1, "decode steps and slices take turns"
         self.scheduler.took(decision, self.entries, seconds)
@@ -158,7 +169,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.since_slice = 0
         self.scheduler.took(decision, self.entries, SLICE_S)
         for one in self.live:
-            waits = one not in chosen and one.entry.ready and one.entry.left
+            waits = one not in chosen and wants(one.entry) and one.entry.left
             one.waited = one.waited + 1 if waits else 0
         for one, n in zip(chosen, rows, strict=True):
             self.read(one, n)
@@ -174,7 +185,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @staticmethod
     def rows(one: Live, decision: Slice) -> int:
-        assert one.entry.ready
+        assert wants(one.entry)
         assert one.entry.left
         rows = slice_rows(one.done, one.prompt, decision.limit, GRANULE)
         assert rows > 0
@@ -216,7 +227,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Once nothing pauses any more, all finish."""
         for entry in self.entries:
-            entry.ready = True
+            entry.ready, entry.held = True, False
         for _ in range(10_000):
             if not self.live:
                 break
@@ -224,7 +235,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not self.live
 
 
-CALM = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+CALM = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.large_base_example]
 
 
 def test_a_scheduler_keeps_its_rules_whatever_comes() -> None:
