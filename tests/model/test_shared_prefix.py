@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from erllama import Completion, Model
 from erllama.actor.testing import ManualClock, settle
+from erllama.model.floor import Floor
 from erllama.model.job import Job
 from erllama.model.messages import WaitedEnough
 from tests.model.staging import (
@@ -102,6 +104,20 @@ async def test_an_end_of_a_length_of_its_own_waits_for_nobody(clock: ManualClock
         assert sorted(steps[1:]) == [[32, 32, 32], [33]]
 
 
+@contextlib.contextmanager
+def waiting_for_ever(floor: Floor, leader: Job) -> Iterator[None]:
+    """Whoever has no sequence yet waits for what `leader` has computed."""
+    must_wait = floor._work.must_wait
+
+    def never_ready(job: Job, running: Iterable[Job]) -> bool:
+        job.waits_for = leader
+        return True
+
+    floor._work.must_wait = never_ready  # type: ignore[method-assign]
+    yield
+    floor._work.must_wait = must_wait  # type: ignore[method-assign]
+
+
 async def test_an_end_waits_for_company_only_so_long(clock: ManualClock) -> None:
     stage = Stage(joint=True)
     async with stage.model(**OPTIONS) as model:
@@ -111,20 +127,13 @@ async def test_an_end_waits_for_company_only_so_long(clock: ManualClock) -> None
         await settle()
         floor = floor_of(model)
         leader = floor.jobs()[0]
-        must_wait = floor._work.must_wait
-
-        def never_ready(job: Job, running: Iterable[Job]) -> bool:
-            job.waits_for = leader
-            return True
-
-        floor._work.must_wait = never_ready  # type: ignore[method-assign]
-        stage.resume()
-        await until(lambda: "company" in leader.timers)
-        await settle()
-        assert tails(stage) == []
-        await clock.advance(0.5)
-        await until(lambda: tails(stage) == [[(0, 32)]])
-        floor._work.must_wait = must_wait  # type: ignore[method-assign]
+        with waiting_for_ever(floor, leader):
+            stage.resume()
+            await until(lambda: "company" in leader.timers)
+            await settle()
+            assert tails(stage) == []
+            await clock.advance(0.5)
+            await until(lambda: tails(stage) == [[(0, 32)]])
         await asyncio.wait(tasks)
         await assert_as_new(model)
 
@@ -140,16 +149,9 @@ async def test_who_waits_for_company_can_be_cancelled(clock: ManualClock) -> Non
         await settle()
         floor = floor_of(model)
         leader = floor.jobs()[0]
-        must_wait = floor._work.must_wait
-
-        def never_ready(job: Job, running: Iterable[Job]) -> bool:
-            job.waits_for = leader
-            return True
-
-        floor._work.must_wait = never_ready  # type: ignore[method-assign]
-        stage.resume()
-        await until(lambda: "company" in leader.timers)
-        floor._work.must_wait = must_wait  # type: ignore[method-assign]
+        with waiting_for_ever(floor, leader):
+            stage.resume()
+            await until(lambda: "company" in leader.timers)
         done = await first.cancel()
         assert (done.tokens, done.finish_reason) == ([], "cancelled")
         assert (await other).tokens == await fresh_tokens(prompt(1), max_tokens=8, **GREEDY)
