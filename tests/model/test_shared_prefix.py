@@ -104,6 +104,21 @@ async def test_an_end_of_a_length_of_its_own_waits_for_nobody(clock: ManualClock
         assert sorted(steps[1:]) == [[32, 32, 32], [33]]
 
 
+async def test_an_end_waits_for_none_of_a_lower_class(clock: ManualClock) -> None:
+    stage = Stage(joint=True)
+    async with stage.model(**OPTIONS) as model:
+        stage.pause(always)
+        tasks = [
+            asked(model, prompt(n), max_tokens=8, priority="low" if n else "high") for n in range(3)
+        ]
+        await stage.held.wait()
+        await settle()
+        stage.resume()
+        await asyncio.wait(tasks)
+        steps = [[length for _, length in step] for step in tails(stage)]
+        assert steps == [[32], [32, 32]]
+
+
 @contextlib.contextmanager
 def waiting_for_ever(floor: Floor, leader: Job) -> Iterator[None]:
     """Whoever has no sequence yet waits for what `leader` has computed."""
