@@ -14,7 +14,7 @@ from typing import Any
 
 from erllama.backend.base import AdapterUse
 from erllama.backend.llama.adapter_file import check_adapter
-from erllama.backend.llama.library import capture_log, llama
+from erllama.backend.llama.library import address, capture_log, llama
 from erllama.errors import DecodeFailed, ModelLoadError
 
 
@@ -56,20 +56,20 @@ class Adapters:
         """Have these, and no others, change what a context computes from now on."""
         if not (uses or self._in_force):  # as in nearly every step
             return
-        wanted, address = tuple(uses), _address(context)
-        _, before = self._in_force.get(address, (context, ()))
+        wanted, at = tuple(uses), address(context)
+        _, before = self._in_force.get(at, (context, ()))
         if wanted == before:
             return
         n = len(wanted)
-        handles = (ctypes.c_void_p * n)(*(_address(self._handles[use.id]) for use in wanted))
+        handles = (ctypes.c_void_p * n)(*(address(self._handles[use.id]) for use in wanted))
         scales = (ctypes.c_float * n)(*(use.scale for use in wanted))
         self._llama.llama_set_adapters_lora(
             context, ctypes.cast(handles, _argument_type(self._llama)), n, scales
         )
         if wanted:
-            self._in_force[address] = context, wanted
+            self._in_force[at] = context, wanted
         else:
-            self._in_force.pop(address, None)
+            self._in_force.pop(at, None)
 
     def free(self, number: int) -> None:
         """See `erllama.backend.base.Engine.free_adapter`."""
@@ -83,11 +83,7 @@ class Adapters:
 
     def context_is_over(self, context: Any) -> None:
         """It is about to be freed; a new one may have its address, and nothing in force."""
-        self._in_force.pop(_address(context), None)
-
-
-def _address(handle: Any) -> int:
-    return int(ctypes.cast(handle, ctypes.c_void_p).value or 0)
+        self._in_force.pop(address(context), None)
 
 
 def _argument_type(lib: Any) -> Any:

@@ -69,9 +69,9 @@ def llama() -> Any:
     return llama_cpp
 
 
-def address(function: Any) -> int:
-    """Where a bound function is."""
-    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+def address(native: Any) -> int:
+    """Where a pointer points to, or a bound function is."""
+    return int(ctypes.cast(native, ctypes.c_void_p).value or 0)
 
 
 def brief(function: Any) -> Any:

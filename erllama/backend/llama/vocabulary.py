@@ -25,7 +25,6 @@ class Vocabulary:
         self._sampled: dict[int, tuple[bytes, bool]] = {}
         self._to_piece = brief(self._llama.llama_token_to_piece)
         self._is_end = brief(self._llama.llama_vocab_is_eog)
-        self._piece = ctypes.create_string_buffer(_ROOM)
         self.size: int = self._llama.llama_vocab_n_tokens(self._vocab)
         first = self.tokenize("a", add_special=False, parse_special=False)[:1]
         self._space_prefix = bool(first) and self.piece(first[0]).startswith(b" ")
@@ -85,7 +84,7 @@ class Vocabulary:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            n = self._llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            n = self._to_piece(self._vocab, token, buffer, room, 0, special)
             if n >= 0:
                 return buffer.raw[:n]
             room = -n
@@ -102,18 +101,13 @@ class Vocabulary:
 
     def ends(self, token: int) -> bool:
         """Whether `token` ends a generation."""
-        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+        return bool(self._is_end(self._vocab, token))
 
     def sampled(self, token: int) -> tuple[bytes, bool]:
-        """Piece and end of a token that was drawn; remembered, as the same ones come again.
-
-        On the lane alone: it has a buffer of its own.
-        """
+        """Piece and end of a token that was drawn; remembered, as the same ones come again."""
         known = self._sampled.get(token)
         if known is None:
-            n = self._to_piece(self._vocab, token, self._piece, _ROOM, 0, False)
-            piece = ctypes.string_at(self._piece, n) if n >= 0 else self.piece(token)
-            known = piece, bool(self._is_end(self._vocab, token))
+            known = self.piece(token), self.ends(token)
             if len(self._sampled) < _REMEMBERED:
                 self._sampled[token] = known
         return known
