@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
+from unittest import mock
 
 from erllama import Completion, Model
 from erllama.actor.testing import ManualClock, settle
-from erllama.model.floor import Floor
 from erllama.model.job import Job
 from erllama.model.messages import WaitedEnough
 from tests.model.staging import (
@@ -119,18 +119,20 @@ async def test_an_end_waits_for_none_of_a_lower_class(clock: ManualClock) -> Non
         assert steps == [[32], [32, 32]]
 
 
-@contextlib.contextmanager
-def waiting_for_ever(floor: Floor, leader: Job) -> Iterator[None]:
-    """Whoever has no sequence yet waits for what `leader` has computed."""
-    must_wait = floor._work.must_wait
+@contextlib.asynccontextmanager
+async def waiting_for_ever(stage: Stage, model: Model) -> AsyncIterator[None]:
+    """Go on to where the first waits for company; whoever has no sequence waits for it for ever."""
+    floor = floor_of(model)
+    leader = floor.jobs()[0]
 
     def never_ready(job: Job, running: Iterable[Job]) -> bool:
         job.waits_for = leader
         return True
 
-    floor._work.must_wait = never_ready  # type: ignore[method-assign]
-    yield
-    floor._work.must_wait = must_wait  # type: ignore[method-assign]
+    with mock.patch.object(floor._work, "must_wait", never_ready):
+        stage.resume()
+        await until(lambda: "company" in leader.timers)
+        yield
 
 
 async def test_an_end_waits_for_company_only_so_long(clock: ManualClock) -> None:
@@ -140,11 +142,7 @@ async def test_an_end_waits_for_company_only_so_long(clock: ManualClock) -> None
         tasks = [asked(model, prompt(n), max_tokens=8) for n in range(2)]
         await stage.held.wait()
         await settle()
-        floor = floor_of(model)
-        leader = floor.jobs()[0]
-        with waiting_for_ever(floor, leader):
-            stage.resume()
-            await until(lambda: "company" in leader.timers)
+        async with waiting_for_ever(stage, model):
             await settle()
             assert tails(stage) == []
             await clock.advance(0.5)
@@ -162,11 +160,8 @@ async def test_who_waits_for_company_can_be_cancelled(clock: ManualClock) -> Non
         await stage.held.wait()
         other = asked(model, prompt(1), max_tokens=8)
         await settle()
-        floor = floor_of(model)
-        leader = floor.jobs()[0]
-        with waiting_for_ever(floor, leader):
-            stage.resume()
-            await until(lambda: "company" in leader.timers)
+        async with waiting_for_ever(stage, model):
+            pass
         done = await first.cancel()
         assert (done.tokens, done.finish_reason) == ([], "cancelled")
         assert (await other).tokens == await fresh_tokens(prompt(1), max_tokens=8, **GREEDY)
