@@ -16,7 +16,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
-from erllama.cache import CacheIndex, Query, RowMeta, chain, token_bytes
+from erllama.cache import CacheIndex, Lineage, Query, RowMeta, chain, token_bytes
 
 ROOT = hashlib.sha256(b"namespace").digest()
 TOKEN_ROW_BYTES = 12_288
@@ -27,6 +27,7 @@ def metas(root: bytes, tokens: bytes, *, shape: str) -> list[RowMeta]:
     rows, start = [], 0
     for parent, own, key in chain(root, tokens):
         end = start + len(own) // 4
+        made = Lineage(pure_end=len(tokens) if shape == "pure" else 256)
         rows.append(
             RowMeta(
                 namespace=ROOT,
@@ -35,7 +36,8 @@ def metas(root: bytes, tokens: bytes, *, shape: str) -> list[RowMeta]:
                 form="tail" if end % 256 else "block",
                 start=start,
                 tokens=own,
-                pure_end=end if shape == "pure" else min(end, 256),
+                pure_end=min(end, made.pure_end),
+                origin=made.at(start, 256).origin,
                 token_bytes=TOKEN_ROW_BYTES,
                 n_logits=32_000 if end % 256 else 0,
             )
@@ -86,6 +88,7 @@ def bytes_per_row(rows: list[RowMeta]) -> float:
                 start=meta.start,
                 tokens=bytes(bytearray(meta.tokens)),
                 pure_end=meta.pure_end,
+                origin=bytes(bytearray(meta.origin)),
                 token_bytes=meta.token_bytes,
                 n_logits=meta.n_logits,
             ),

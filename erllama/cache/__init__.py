@@ -5,7 +5,9 @@ Here are its decisions, in pure modules: they know no event loop, no file and no
 - `key`: what a row is called.
 - `layout`: what its bytes mean and where each part lies.
 - `row`: the format of its file.
-- `index` (with `trie`, `lookup`, `eviction`): which rows there are, and what a prompt can use.
+- `lineage`: how mixed rows came to be.
+- `index` (with `trie`, `lookup`, `reply_rows`, `eviction`): which rows there are, and what a prompt
+  can use; `query` is what is asked and answered.
 - `reservation`: who is writing which row.
 - `policy`: what to save and what to restore.
 """
@@ -15,8 +17,9 @@ from __future__ import annotations
 from erllama.cache.index import CacheIndex
 from erllama.cache.key import AdapterId, block_key, chain, chain_key, namespace, token_bytes
 from erllama.cache.layout import KvLayout, LayerKv, Rope
-from erllama.cache.lookup import Hit, Query
+from erllama.cache.lineage import Lineage
 from erllama.cache.policy import CachePolicy, what_to_save, worth_restoring
+from erllama.cache.query import Hit, Named, Query
 from erllama.cache.reservation import Reservations
 from erllama.cache.row import (
     BadRow,
@@ -40,6 +43,8 @@ __all__ = [
     "Hit",
     "KvLayout",
     "LayerKv",
+    "Lineage",
+    "Named",
     "Query",
     "Reservations",
     "Rope",

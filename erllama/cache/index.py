@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from erllama.cache.elapsed import Elapsed
 from erllama.cache.eviction import EvictionOrder
 from erllama.cache.key import TOKEN_BYTES
-from erllama.cache.lookup import Hit, Query, find
+from erllama.cache.lookup import find
+from erllama.cache.query import Hit, Query
 from erllama.cache.row import RowId, RowMeta
 from erllama.cache.trie import (
     BIT,
@@ -134,7 +135,6 @@ class CacheIndex:
         if row is None:
             row = self._new_row(meta, size)
             row.last_used = used
-        row.node.lower_pure_end(row, meta.pure_end)
         row.hits = max(row.hits, hits)
         if not row.where & BIT[tier]:
             row.where |= BIT[tier]
@@ -175,7 +175,7 @@ class CacheIndex:
         """The shorter tails and blocks that this row makes needless, to be removed.
 
         Their tokens are the beginning of its own, they are pure where it is pure (a mixed one is
-        of the same stream), nothing builds on them and nobody has them pinned. What is lost with
+        of the same lineage), nothing builds on them and nobody has them pinned. What is lost with
         them are the logits of their last token.
         """
         parent = row.node.parent
@@ -278,7 +278,7 @@ class CacheIndex:
         flags |= PURE if meta.pure else 0
         flags |= LOGITS if meta.n_logits else 0
         flags |= WHOLE if meta.whole else 0
-        row = Row(node, flags, meta.pure_end, meta.threads, size)
+        row = Row(node, flags, meta, size)
         node.add_row(row)
         self._n_rows += 1
         return row
@@ -332,7 +332,7 @@ class CacheIndex:
             return False
         if old.flags & PURE:
             return old.end <= row.pure_end
-        return old.row_class == row.row_class and old.pure_end == row.pure_end
+        return old.row_class == row.row_class and old.tag(old.end) == row.tag(old.end)
 
 
 def _reachable(node: Node | None, known: dict[Node, bool]) -> bool:

@@ -2,17 +2,19 @@
 
 The chain of keys leads through the full blocks; of the block after them, the child that agrees
 longest. Pure rows are cut down to a multiple of the granule, so that what is computed after them
-equals a cold run bit for bit; mixed rows are cut at any token. The last token of a prompt must be
-computed, to have logits to sample from, unless a row that ends there has stored them.
+equals a cold run bit for bit; mixed rows are cut at any token, where the caller takes them at all.
+A request that goes on behind a reply names it, and gets the rows of that reply's lineage up to its
+end, or none of them (`erllama.cache.reply_rows`). The last token of a prompt must be computed, to
+have logits to sample from, unless a row that ends there has stored them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import msgspec
-
-from erllama.cache.key import BLOCK_TOKENS, TOKEN_BYTES, block_key
+from erllama.cache.key import TOKEN_BYTES
+from erllama.cache.query import Hit, Query
+from erllama.cache.reply_rows import Path, ReplySearch
 from erllama.cache.trie import (
     CUT_PURE,
     FORM_MASK,
@@ -26,81 +28,6 @@ from erllama.cache.trie import (
     nearest,
     prefixes,
 )
-from erllama.config import GRANULE
-
-
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """What is looked for.
-
-    Attributes:
-        namespace: 32 bytes.
-        tokens: the prompt, as from `token_bytes`.
-        threads: those that would compute; rows that depend on another number are left alone.
-        exact: take pure rows only.
-        snapshots: the model's state cannot be cut: a prompt begins at a snapshot or at 0.
-        resume: key of the row to go on from, if `tokens` begin with that row's; then rows are
-            taken as the stream had them that made it.
-        sampled: behind that row, which may be a pure one then, its stream sampled the next token,
-            which is to be computed by itself as it would have been.
-        block_tokens, granule: of the chain and of the exact-slicing rule.
-    """
-
-    namespace: bytes
-    tokens: bytes
-    threads: int = 0
-    exact: bool = False
-    snapshots: bool = False
-    resume: bytes | None = None
-    sampled: bool = False
-    block_tokens: int = BLOCK_TOKENS
-    granule: int = GRANULE
-
-    @property
-    def n_tokens(self) -> int:
-        """Length of the prompt."""
-        return len(self.tokens) // TOKEN_BYTES
-
-
-class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows that a prompt can begin with.
-
-    Attributes:
-        tokens: how many of the prompt's tokens they cover.
-        rows: blocks and tails in order, from position 0 without gaps. All are used whole, but
-            for the last, of which `last_tokens` tokens are used. Empty beside a whole snapshot.
-        last_tokens: tokens used of the last of `rows`.
-        snapshot: the state to set besides, at position `tokens`.
-        pure: what is computed from here on equals a cold run bit for bit.
-        exact: they cover the prompt, and the last row has the logits: sample at once.
-        resumed: they are those of the row that `Query.resume` names.
-    """
-
-    tokens: int
-    rows: tuple[Row, ...]
-    last_tokens: int
-    snapshot: Row | None = None
-    pure: bool
-    exact: bool
-    resumed: bool = False
-
-    @property
-    def all_rows(self) -> tuple[Row, ...]:
-        """Everything to pin, to read and to touch."""
-        return self.rows if self.snapshot is None else (*self.rows, self.snapshot)
-
-    @property
-    def logits(self) -> Row | None:
-        """The row whose logits to sample from; None if the hit is not exact."""
-        if not self.exact:
-            return None
-        return self.snapshot if self.snapshot is not None else self.rows[-1]
-
-    def parts(self) -> Iterator[tuple[Row, int, int]]:
-        """Each block or tail, the position of its first token, and how many of its tokens count."""
-        for row in self.rows[:-1]:
-            yield row, row.start, row.n_tokens
-        if self.rows:
-            yield self.rows[-1], self.rows[-1].start, self.last_tokens
 
 
 def find(nodes: Mapping[bytes, Node], query: Query) -> Hit | None:
@@ -112,23 +39,19 @@ class _Search:
     """One lookup: the path of full blocks, and what can be made of it."""
 
     def __init__(self, nodes: Mapping[bytes, Node], query: Query) -> None:
-        self._nodes = nodes
         self._query = query
         self._tokens = query.tokens
         self._total = query.n_tokens
         self._step = query.block_tokens
-        # path[i] is the node at the end of block i - 1; path[0] the namespace
-        self._keys: list[bytes] = [query.namespace]
-        self._path: list[Node | None] = [nodes.get(query.namespace)]
-        self._boundary: int | None = None
-        self._walk()
+        self._way = Path(nodes, query)
+        self._path = self._way.nodes
 
     def best(self) -> Hit | None:
         if self._path[0] is None and not self._query.snapshots:
             return None
         reach = self._by_snapshot if self._query.snapshots else self._by_cut
-        if self._query.resume is not None and not self._query.exact:
-            resumed = self._resume(self._query.resume)
+        if self._query.resume is not None:
+            resumed = ReplySearch(self._way, self._query).find(self._query.resume)
             if resumed is not None:
                 return resumed
         pure = reach(True)
@@ -138,20 +61,6 @@ class _Search:
         if mixed is None or (pure is not None and pure.tokens >= mixed.tokens):
             return pure
         return mixed
-
-    def _walk(self) -> None:
-        """The nodes at the ends of the full blocks; past a gap only where snapshots may lie."""
-        size = self._step * TOKEN_BYTES
-        nodes, tokens, keys, path = self._nodes, self._tokens, self._keys, self._path
-        past_gaps = self._query.snapshots
-        key = keys[0]
-        for end in range(size, len(tokens) + 1, size):
-            key = block_key(key, tokens[end - size : end])
-            node = nodes.get(key)
-            if node is None and not past_gaps:
-                return
-            keys.append(key)
-            path.append(node)
 
     # Models whose rows can be cut
 
@@ -172,12 +81,11 @@ class _Search:
             last_tokens=covered - rows[-1].start,
             pure=pure,
             exact=exact,
-            resumed=self._boundary is not None,
         )
 
     def _ends_with_logits(self, pure: bool) -> bool:
         """Whether it is worth looking for an exact hit."""
-        end = self._node_at(self._total)
+        end = self._way.node_at(self._total)
         return end is not None and self._pick(end, pure, logits=True) is not None
 
     # Models whose state cannot be cut
@@ -202,7 +110,7 @@ class _Search:
     def _at_snapshot(self, node: Node, pure: bool) -> Hit | None:
         position = node.end
         exact = position == self._total
-        for row in sorted(node.rows(), key=self._rank, reverse=True):
+        for row in sorted(node.rows(), key=_pure_first):
             if (
                 row.flags & FORM_MASK != SNAPSHOT
                 or row.threads not in (0, self._query.threads)
@@ -219,43 +127,11 @@ class _Search:
                     snapshot=row,
                     pure=pure,
                     exact=exact,
-                    resumed=self._boundary is not None,
                 )
         return None
 
     def _continues_pure(self, row: Row, exact: bool) -> bool:
         return bool(row.flags & PURE) and (exact or row.node.end % self._query.granule == 0)
-
-    # Going on from a row that the caller names
-
-    def _resume(self, key: bytes) -> Hit | None:
-        """The rows of the stream that ended with the row of this key.
-
-        Its mixed rows are taken first, those of the same stream before others; before the place
-        where its prompt ended, pure ones. A key that is not this prompt's is not heeded; nor is
-        one whose row is pure, unless a token was sampled behind it: otherwise the longest prefix
-        is what there is to go on from.
-        """
-        node = self._nodes.get(key)
-        if node is None or node.end >= self._total or self._key_at(node.end) != key:
-            return None
-        ends = [
-            row
-            for row in node.rows()
-            if bool(row.flags & PURE) == self._query.sampled
-            and (row.flags & FORM_MASK == SNAPSHOT) == self._query.snapshots
-            and row.threads in (0, self._query.threads)
-        ]
-        if not ends:
-            return None
-        self._boundary = ends[0].pure_end
-        if self._query.snapshots:
-            hit = self._at_snapshot(node, False)
-        else:
-            rows = self._rows_to(node.end, False, logits=False)
-            hit = self._hit(rows, node.end, exact=False, pure=False) if rows else None
-        self._boundary = None
-        return hit
 
     # Blocks and tails
 
@@ -269,7 +145,7 @@ class _Search:
             return rows
         if goal - covered >= self._step:
             return None
-        end = self._node_at(goal)
+        end = self._way.node_at(goal)
         row = self._pick(end, pure, logits) if end is not None else None
         if row is None and not logits:
             row, agree = self._partial(covered, goal, pure)
@@ -299,7 +175,7 @@ class _Search:
         return rows, covered
 
     def _pick(self, node: Node, pure: bool, logits: bool) -> Row | None:
-        """A block or tail of a node, used whole: pure if there is one, but on resuming mixed."""
+        """A block or tail of a node, used whole: pure if there is one."""
         best: Row | None = None
         row = node.row
         while row is not None:
@@ -309,17 +185,11 @@ class _Search:
                 and (flags & PURE or not pure)
                 and (flags & LOGITS or not logits)
                 and row.threads in (0, self._query.threads)
-                and (best is None or self._rank(row) > self._rank(best))
+                and (best is None or flags & PURE > best.flags & PURE)
             ):
                 best = row
             row = row.next
         return best
-
-    def _rank(self, row: Row) -> int:
-        """Pure before mixed; before both, on resuming, what is of the same stream."""
-        if row.flags & PURE:
-            return 1
-        return 2 if row.pure_end == self._boundary else 0
 
     def _partial(self, covered: int, goal: int, pure: bool) -> tuple[Row | None, int]:
         """Of the block after `covered`, the row that reaches furthest towards `goal`."""
@@ -351,16 +221,6 @@ class _Search:
     def _mixed_row(node: Node, threads: int) -> Row:
         return next(row for row in node.rows() if row.row_class == MIXED + threads)
 
-    def _node_at(self, position: int) -> Node | None:
-        key = self._key_at(position)
-        return None if key is None else self._nodes.get(key)
 
-    def _key_at(self, position: int) -> bytes | None:
-        """The key of the prompt's first tokens up to a position, if the path leads there."""
-        block, rest = divmod(position, self._step)
-        if block >= len(self._keys) or position > self._total:
-            return None
-        if rest == 0:
-            return self._keys[block]
-        start = block * self._step * TOKEN_BYTES
-        return block_key(self._keys[block], self._tokens[start : position * TOKEN_BYTES])
+def _pure_first(row: Row) -> bool:
+    return not row.flags & PURE

@@ -7,7 +7,7 @@ behind it: with a hundred thousand siblings that is a thousandfold less.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -61,6 +61,13 @@ class Ordered(Generic[T]):
         if place > 0:
             return self._buckets[number][place - 1], there
         return (self._buckets[number - 1][-1] if number > 0 else None), there
+
+    def onward(self, key: Any) -> Iterator[T]:
+        """The objects from the place of `key` on; none may come or go meanwhile."""
+        number, place = self._find(key)
+        for bucket in self._buckets[number:]:
+            yield from bucket[place:]
+            place = 0
 
     def _find(self, key: Any) -> tuple[int, int]:
         """Bucket and place of the first object whose key is not below `key`."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from erllama.cache.board import Board
 from erllama.cache.files import RowFiles
-from erllama.cache.lookup import Hit
+from erllama.cache.query import Hit
 from erllama.cache.row import BadRow
 from erllama.cache.trie import Row, Tier
 

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from erllama.cache.key import KEY_BYTES, TOKEN_BYTES, block_key
 from erllama.cache.layout import KvLayout
+from erllama.cache.lineage import CUT_BYTES, TAG_BYTES, Lineage, unpack, well_formed
 from erllama.config import GRANULE
 from erllama.errors import ErllamaError
 
@@ -29,7 +30,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"
 """Contiguous bytes."""
 
 MAGIC = b"ERLKVROW"
-VERSION = 1
+VERSION = 2
 HEAD_BYTES = 4_096
 """Bytes before the payload: the alignment that direct and vectored reads like."""
 
@@ -72,21 +73,24 @@ class RowId(NamedTuple):
         form: block, tail or snapshot.
         pure: a function of the tokens alone, or mixed; both may exist for the same tokens.
         threads: the number of threads its numbers depend on; 0: on none.
+        lineage: tag of what made it (`erllama.cache.lineage`); empty for a pure one.
     """
 
     key: bytes
     form: Form
     pure: bool
     threads: int = 0
+    lineage: bytes = b""
 
     @property
     def name(self) -> str:
-        """The row's name as a file: hex of the key, then form, purity and threads.
+        """The row's name as a file: hex of the key, then form, purity, threads and lineage.
 
         >>> RowId(bytes(32), "tail", True).name[60:]
         '0000.tp'
         """
-        return f"{self.key.hex()}.{self.form[0]}{'p' if self.pure else 'm'}{self.threads or ''}"
+        kind = f"{self.form[0]}{'p' if self.pure else 'm'}{self.threads or ''}"
+        return f"{self.key.hex()}.{kind}{'-' if self.lineage else ''}{self.lineage.hex()}"
 
 
 class RowMeta(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,8 +105,9 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         start: position of its first token, a multiple of 64.
         tokens: its own tokens, little-endian u32. Of a snapshot: those since the last full block.
         pure_end: rows at positions below this one, counted from the start of the chain, were
-            computed by the exact-slicing rule. A row is pure if that holds up to its end. Of a
-            mixed row it names the stream that made it: where its prompt ended.
+            computed by the exact-slicing rule. A row is pure if that holds up to its end.
+        origin, cuts: what made a mixed row, with `pure_end`: the tag of the block before it, empty
+            if that is pure, and the cuts within it (`erllama.cache.lineage`).
         threads: the number of threads the numbers depend on: for mixed rows, and where a slice
             of a single row computed the last token (`end` is 1 more than a multiple of 64). Else 0.
         token_bytes: bytes of one token's rows; 0 for a snapshot.
@@ -122,6 +127,8 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     token_bytes: Annotated[int, Meta(ge=0, le=1 << 30)]
     n_logits: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     whole: bool = False
+    origin: Annotated[bytes, Meta(max_length=TAG_BYTES)] = b""
+    cuts: Annotated[bytes, Meta(max_length=MAX_TOKENS // 2 * CUT_BYTES)] = b""
     model: Annotated[str, Meta(max_length=64)] = ""
 
     @property
@@ -140,9 +147,14 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.pure_end == self.end
 
     @property
+    def lineage(self) -> Lineage:
+        """What made it."""
+        return unpack(self.start, self.origin, self.pure_end, self.cuts)
+
+    @property
     def id(self) -> RowId:
         """What tells it from every other row."""
-        return RowId(self.key, self.form, self.pure, self.threads)
+        return RowId(self.key, self.form, self.pure, self.threads, self.lineage.tag(self.end))
 
     @property
     def logits_bytes(self) -> int:
@@ -336,6 +348,8 @@ def _check_meta(meta: RowMeta) -> None:
         raise BadRow("its key is not that of its parent and tokens")
     if meta.pure_end > meta.end:
         raise BadRow(f"pure up to {meta.pure_end}, beyond its end at {meta.end}")
+    if len(meta.cuts) % CUT_BYTES or not well_formed(meta.lineage, meta.end, meta.cuts):
+        raise BadRow("its lineage is not in its canonical form")
     if meta.threads and meta.pure and meta.end % GRANULE != 1:
         raise BadRow("a pure row that depends on the number of threads")
     if meta.whole and meta.form != "snapshot":

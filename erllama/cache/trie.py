@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from erllama.cache.key import TOKEN_BYTES
+from erllama.cache.lineage import Lineage, unpack
 from erllama.cache.ordered import Ordered
-from erllama.cache.row import Form, RowId
+from erllama.cache.row import Form, RowId, RowMeta
 from erllama.config import GRANULE
 
 Tier = Literal["ram", "ram_file", "disk"]
@@ -52,22 +53,25 @@ class Row:
 
     Attributes:
         node: its tokens and their place.
-        pure_end, threads: as in `RowMeta`.
+        pure_end, threads, origin, cuts: as in `RowMeta`.
         size: bytes it is counted with, in every tier that it lies in.
         hits: how often it was used.
         last_used: in the index's own seconds.
     """
 
     __slots__ = (
-        "flags", "hits", "last_used", "next", "node", "pure_end", "size", "threads", "where",
+        "cuts", "flags", "hits", "last_used", "next", "node", "origin", "pure_end", "size",
+        "threads", "where",
     )  # fmt: skip
 
-    def __init__(self, node: Node, flags: int, pure_end: int, threads: int, size: int) -> None:
+    def __init__(self, node: Node, flags: int, meta: RowMeta, size: int) -> None:
         self.node = node
         self.flags = flags
         # The same object where the numbers agree: an int costs 32 bytes.
-        self.pure_end = node.end if pure_end == node.end else pure_end
-        self.threads = threads
+        self.pure_end = node.end if meta.pure_end == node.end else meta.pure_end
+        self.threads = meta.threads
+        self.origin = meta.origin
+        self.cuts = meta.cuts
         self.size = size
         self.hits = 0
         self.last_used = 0.0
@@ -84,7 +88,16 @@ class Row:
     @property
     def id(self) -> RowId:
         """What tells it from every other row."""
-        return RowId(self.node.key, self.form, self.pure, self.threads)
+        return RowId(self.node.key, self.form, self.pure, self.threads, self.tag(self.end))
+
+    @property
+    def lineage(self) -> Lineage:
+        """What made it."""
+        return unpack(self.start, self.origin, self.pure_end, self.cuts)
+
+    def tag(self, end: int) -> bytes:
+        """What tells its rows before the position `end` from others of the same tokens."""
+        return b"" if self.pure_end >= end else self.lineage.tag(end)
 
     @property
     def key(self) -> bytes:
@@ -221,13 +234,6 @@ class Node:
         row.next = None
         self._list()
 
-    def lower_pure_end(self, row: Row, pure_end: int) -> None:
-        """Of two mixed rows that share an id, believe the one that promises less."""
-        if pure_end < row.pure_end:
-            self._unlist()
-            row.pure_end = pure_end
-            self._list()
-
     def attach(self, child: Node) -> None:
         """Make a node, without rows so far, a child of this one."""
         child.parent = self
@@ -296,6 +302,14 @@ class Siblings:
         place = (tokens, end) if row_class == CUT_PURE else tokens + b"\0"
         return tuple(node for node in nodes.around(place) if node is not None)
 
+    def beginning(self, row_class: int, tokens: bytes) -> Iterator[Node]:
+        """The nodes of a class whose tokens begin with `tokens`. Not for `CUT_PURE`."""
+        nodes = self.lists.get(row_class)
+        for node in () if nodes is None else nodes.onward(tokens):
+            if not node.tokens.startswith(tokens):
+                return
+            yield node
+
 
 def nearest(parent: Node, row_class: int, tokens: bytes) -> tuple[Node, int] | None:
     """The child with rows of a class that agrees longest with `tokens`, and how many agree."""
@@ -325,6 +339,19 @@ def prefixes(parent: Node, row_class: int, tokens: bytes) -> Iterator[Node]:
             yield before
             agree -= TOKEN_BYTES
         tokens = tokens[: agree - agree % TOKEN_BYTES]
+
+
+def extensions(parent: Node, row_class: int, tokens: bytes) -> Iterator[Node]:
+    """The children with rows of a class whose tokens begin with `tokens`. Not for `CUT_PURE`."""
+    children = parent.children
+    if isinstance(children, Siblings):
+        yield from children.beginning(row_class, tokens)
+    elif (
+        children is not None
+        and row_class in children.classes()
+        and children.tokens.startswith(tokens)
+    ):
+        yield children
 
 
 def common_prefix(a: bytes, b: bytes) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from erllama.backend.base import Buffer, Engine, Frame, SavedState
 from erllama.backend.workers import Workers
 from erllama.cache.board import Board
-from erllama.cache.lookup import Hit
+from erllama.cache.lineage import UNTOLD, Lineage
 from erllama.cache.messages import Bad, NewRow, Promote
 from erllama.cache.peers import Peers
 from erllama.cache.policy import (
@@ -29,6 +29,7 @@ from erllama.cache.policy import (
     snapshot_spacing,
     what_to_save,
 )
+from erllama.cache.query import Hit, Named
 from erllama.cache.reader import Unreadable
 from erllama.cache.trie import TIERS
 from erllama.clock import Clock
@@ -121,11 +122,11 @@ class CacheWork:
             self._wait_is_over(job)
             return True
         limit = self.cache.policy.session_resume_wait_ms / 1e3
-        resumes = job.request.parent_key is not None or job.in_session
-        least = 1 if resumes else _SHARED_SAVING
+        least = 1 if job.names is not None else _SHARED_SAVING
         saving = [one for one in self._saving.values() if one.scope == job.scope]
         if limit <= 0 or not any(
-            self._gain(job, one.tokens, len(one.tokens), -one.number) >= least for one in saving
+            self._gain(job, one.tokens, len(one.tokens), one.lineage.pure_end, -one.number) >= least
+            for one in saving
         ):
             self._wait_is_over(job)
             return False
@@ -151,34 +152,50 @@ class CacheWork:
         saved = min(len(prompt), policy.cold_max_tokens or len(prompt))
         if saved < max(policy.cold_min_tokens, policy.min_tokens):
             return False
-        return self._gain(job, prompt, saved, other.order) >= _SHARED_RUNNING
+        if generation is not None:
+            pure_end = generation.pure_end
+        else:  # its rows may turn out to be those behind a reply
+            pure_end = 0 if other.names is not None else len(prompt)
+        return self._gain(job, prompt, saved, pure_end, other.order) >= _SHARED_RUNNING
 
-    def _gain(self, job: Job, coming: array.array[int], saved: int, name: int) -> int:
+    def _gain(
+        self, job: Job, coming: array.array[int], saved: int, pure_end: int, name: int
+    ) -> int:
         """How many tokens rows of `coming`, up to `saved`, will spare beyond those in the cache.
 
         Args:
+            pure_end: up to where those rows are pure.
             name: of `coming`, so that the two are compared once and not at every turn.
         """
         tokens = job.tokens or array.array("i")
         common = job.shares.get(name)
         if common is None:
             common = job.shares[name] = common_prefix(coming, tokens)
-        common = min(common, saved, len(tokens) - 1)
+        common = self._usable(job, min(common, saved), pure_end)
         return common - self._known(job, tokens) if common > 0 else 0
+
+    def _usable(self, job: Job, common: int, pure_end: int) -> int:
+        """How many of the tokens that a prompt has in common with rows it may take from them."""
+        total, named = len(job.tokens or ()), job.names
+        if named is not None and named.end <= common and not self.exact(job):
+            return min(named.end or common, total - 1)
+        if not self.cache.exact or common == total <= pure_end:  # the latter with its logits
+            return min(common, total - 1)
+        common = min(common, pure_end, total - 1)
+        return common - common % GRANULE
 
     def _known(self, job: Job, tokens: array.array[int]) -> int:
         """How many tokens of a prompt the cache has; looked up again when rows were added."""
         if job.known is None or job.known[0] != self._kept:
-            hit = self.cache.find(tokens, scope=job.scope, exact=False, resume=None)
+            hit = self.cache.find(tokens, scope=job.scope, exact=self.exact(job), resume=job.names)
             job.known = self._kept, 0 if hit is None else hit.tokens
         return job.known[1]
 
-    def find(self, job: Job, resume: str | None, *, bare: bool = False) -> Hit | None:
-        """What the cache has of a prompt, if reading it is worth it.
+    def find(self, job: Job, *, bare: bool = False) -> Hit | None:
+        """What the cache has of a prompt.
 
         Args:
-            resume: key of the row that a reply ended with.
-            bare: only its first token was sampled, and none computed.
+            bare: of the reply that it names only the first token was sampled, and none computed.
         """
         tokens = job.tokens
         if tokens is None or not self.cache.enabled:
@@ -186,16 +203,16 @@ class CacheWork:
         if job.verify_from is not None:
             tokens = tokens[: job.verify_from]
         return self.cache.find(
-            tokens, scope=job.scope, exact=self.exact(job), resume=resume, sampled=bare
+            tokens, scope=job.scope, exact=self.exact(job), resume=job.names, sampled=bare
         )
 
-    def goes_on(self, job: Job, row: str, cut: Cut) -> bool:
-        """Whether a request goes on in the reply that was cut so, behind the row of this key."""
+    def goes_on(self, job: Job, named: Named, cut: Cut) -> bool:
+        """Whether a request goes on in the reply that was cut so, behind the rows of this name."""
         tokens = job.tokens
         if tokens is None or not job.goes_on_in(cut):
             return False
         # its last token was computed only if the step that did so had to be given up
-        return row in (self.cache.key(part, job.scope) for part in (tokens[:-1], tokens))
+        return named.key in (self.cache.key(part, job.scope) for part in (tokens[:-1], tokens))
 
     def exact(self, job: Job) -> bool:
         """Whether only rows that a cold run would make are good enough."""
@@ -235,9 +252,9 @@ class CacheWork:
             return True
         start = Restored(
             tokens=tag.hit.tokens,
-            pure_end=_pure_end(tag.hit) if self.cache.exact else 0,
+            lineage=_lineage(tag.hit) if self.cache.exact else UNTOLD,
             logits=tag.reader.logits if tag.hit.exact else None,
-            resumed=tag.hit.resumed and not tag.hit.pure,
+            resumed=tag.hit.resumed,
             tier=max(tag.reader.tiers, key=TIERS.index, default=None),
             seconds=self._clock.now() - tag.since,
         )
@@ -301,8 +318,10 @@ class CacheWork:
         cut = generation.cut
         kept = generation.stored >= generation.position >= self.cache.policy.min_tokens
         if kept or (cut is not None and cut.ruled):
-            row = self.cache.key(generation.computed_tokens, job.scope)
-            generation.finish_key = join_key(row, cut)
+            named = self.cache.name(
+                generation.computed_tokens, job.scope, self._lineage(generation)
+            )
+            generation.finish_key = join_key(named, cut)
 
     async def hand_over(self) -> None:
         """Wait until what was being saved is in the arbiter's hands: the model is ending.
@@ -387,7 +406,7 @@ class CacheWork:
             number=self._numbers,
             tokens=array.array("i", generation.computed_tokens[: computed if snapshot else end]),
             spans=tuple(spans),
-            pure_end=generation.pure_end if self.cache.exact else 0,
+            lineage=self._lineage(generation),
             scope=job.scope,
             reason=reason,
             logits=logits,
@@ -397,6 +416,10 @@ class CacheWork:
         if snapshot:
             generation.snapshot_at = computed
         return saving, snapshot
+
+    def _lineage(self, generation: Generation) -> Lineage:
+        """What makes the rows of a request; where nothing is exact, none is told from another."""
+        return generation.lineage if self.cache.exact else UNTOLD
 
     @property
     def _engine_has_rows(self) -> bool:
@@ -450,7 +473,7 @@ class CacheWork:
             saving.spans,
             saved,
             scope=saving.scope,
-            pure_end=saving.pure_end,
+            lineage=saving.lineage,
             logits=saving.logits,
         )
 
@@ -461,11 +484,6 @@ class CacheWork:
         self._taking.pop(number, None)
 
 
-def _pure_end(hit: Hit) -> int:
-    """Up to where the restored state was computed by the exact-slicing rule from 0 on."""
-    if hit.pure:
-        return hit.tokens
-    boundary = min(hit.all_rows[-1].pure_end, hit.tokens)
-    # A resumed stream keeps the boundary that it had. For another prompt, the rows behind the
-    # last multiple of the granule were computed as the end of a prompt that is not this one.
-    return boundary if hit.resumed else boundary - boundary % GRANULE
+def _lineage(hit: Hit) -> Lineage:
+    """What made the restored state, where it matters: of a reply's rows."""
+    return hit.lineage or Lineage(pure_end=hit.tokens)

@@ -16,6 +16,8 @@ from erllama.cache import (
     Hit,
     KvLayout,
     LayerKv,
+    Lineage,
+    Named,
     Query,
     Rope,
     RowMeta,
@@ -37,7 +39,7 @@ from erllama.config import ContextConfig
 from erllama.errors import Busy, ErllamaError
 from erllama.model.scope import Scope
 
-_SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS")
+_SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS", "ERLLAMA_AMX")
 
 
 def kv_layout(engine: Engine, context: ContextConfig) -> KvLayout:
@@ -123,19 +125,27 @@ class ModelCache:
         *,
         scope: Scope,
         exact: bool,
-        resume: str | None,
+        resume: Named | None,
         sampled: bool = False,
     ) -> Hit | None:
-        """The rows that a prompt can begin with; the arguments are those of `Query`."""
+        """The rows that a prompt can begin with.
+
+        Where pure rows equal those of a cold run, a request gets no others, unless it goes on
+        behind a reply: what the cache holds must change no answer.
+
+        Args:
+            exact: take pure rows only, even behind a reply.
+            resume, sampled: see `Query`.
+        """
         if not self.enabled:
             return None
         query = Query(
             namespace=self.namespace(scope),
             tokens=token_bytes(tokens),
             threads=self._threads,
-            exact=exact,
+            exact=exact or self.exact,
             snapshots=self.snapshots,
-            resume=bytes.fromhex(resume) if resume else None,
+            resume=None if exact else resume,
             sampled=sampled,
             block_tokens=self.policy.block_tokens,
             granule=self._granule,
@@ -179,7 +189,7 @@ class ModelCache:
         saved: SavedState,
         *,
         scope: Scope,
-        pure_end: int,
+        lineage: Lineage,
         logits: Buffer | None,
     ) -> tuple[NewRow, ...]:
         """What was taken out of a sequence, as rows.
@@ -187,7 +197,7 @@ class ModelCache:
         Args:
             tokens: those that the sequence held.
             spans: the rows that `saved.rows` are, in order.
-            pure_end: of the sequence, for a snapshot.
+            lineage: of the sequence.
             logits: of the last token, if they are known.
         """
         self.count("save_total_ns", saved.elapsed_ns)
@@ -200,7 +210,7 @@ class ModelCache:
                 span.start,
                 span.end,
                 form="tail" if is_tail else "block",
-                pure_end=span.pure_end,
+                lineage=lineage,
                 token_bytes=self._token_bytes,
                 n_logits=self._n_vocab if is_tail else 0,
             )
@@ -213,7 +223,7 @@ class ModelCache:
                 (end - 1) // block * block,
                 end,
                 form="snapshot",
-                pure_end=min(pure_end, end),
+                lineage=lineage,
                 token_bytes=0,
                 n_logits=0 if logits is None else self._n_vocab,
                 whole=self._token_bytes == 0,
@@ -232,14 +242,22 @@ class ModelCache:
         except ErllamaError:
             self.count("saves_dropped", len(rows))
 
-    def key(self, tokens: Sequence[int], scope: Scope) -> str:
-        """The key that stands for `tokens`, in hex: what a `finish_key` begins with."""
-        return chain_key(self.namespace(scope), tokens, self.policy.block_tokens).hex()
+    def key(self, tokens: Sequence[int], scope: Scope) -> bytes:
+        """The key that stands for `tokens`."""
+        return chain_key(self.namespace(scope), tokens, self.policy.block_tokens)
+
+    def name(self, tokens: Sequence[int], scope: Scope, lineage: Lineage) -> Named:
+        """What names the rows of `tokens` that were made so."""
+        end, block = len(tokens), self.policy.block_tokens
+        made = lineage.at((end - 1) // block * block, block)
+        return Named(self.key(tokens, scope), end, made.tag(end))
 
     def _meta(
-        self, chunk: _Chain, start: int, end: int, *, form: Form, pure_end: int, **fields: Any
+        self, chunk: _Chain, start: int, end: int, *, form: Form, lineage: Lineage, **fields: Any
     ) -> RowMeta:
         # mixed rows, and a tail of one row, are computed by kernels that split by threads
+        made = lineage.at(start, self.policy.block_tokens)
+        pure_end = min(made.pure_end, end)
         by_threads = pure_end != end or end % self._granule == 1
         parent, own, key = chunk.link(start, end)
         return RowMeta(
@@ -250,6 +268,8 @@ class ModelCache:
             start=start,
             tokens=own,
             pure_end=pure_end,
+            origin=made.origin,
+            cuts=b"" if pure_end == end else made.packed(end),
             threads=self._threads if by_threads else 0,
             model=self._name,
             **fields,

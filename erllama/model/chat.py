@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erllama.errors import NotSupported
-from erllama.model.chat_memory import ChatMemory, Known, joined
+from erllama.model.chat_memory import ChatMemory, Known, joined, latest_key
 from erllama.model.job import Job
 from erllama.model.markers import THINKING
 from erllama.model.request import Request, check_fits
@@ -124,11 +124,12 @@ async def chat_prompt(
     """The prompt of a rendered chat, with the ids that its earlier turns had."""
     begin = info.thinking_markers[:1]
     inside = THINKING if begin and text[-_NEAR:].rstrip().endswith(begin) else None
-    for known in (await asyncio.to_thread(memory.begins, salt, text))[:1]:
+    begins = await asyncio.to_thread(memory.begins, salt, text)
+    for known in begins[:1]:
         ids = await tokenize_behind(text[len(known.text) :], tokenize, detokenize)
         if ids is not None:
             _check_fits(info, len(known.tokens) + len(ids))
-            return ChatPrompt(text, joined(known, ids), known.finish_key, inside)
+            return ChatPrompt(text, joined(known, ids), latest_key(begins), inside)
     ids = await tokenize_whole(info, text, tokenize)
     _check_fits(info, len(ids))
     return ChatPrompt(text, array.array("i", ids), None, inside)

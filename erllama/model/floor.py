@@ -14,6 +14,7 @@ import array
 from collections.abc import Callable
 
 from erllama.backend.base import Engine, Frame, SavedState, StepOutcome
+from erllama.cache.lineage import Lineage
 from erllama.clock import Clock
 from erllama.config import ContextConfig
 from erllama.errors import DecodeFailed, ErllamaError
@@ -329,13 +330,11 @@ class Floor:
 
     def _find_state(self, job: Job, live: Live | None) -> None:
         """Begin with what is in place, or in the cache, or with nothing."""
-        key = job.request.parent_key
-        if key is None and job.request.session_id is not None:
-            key = self._sessions.key(job.request.session_id)
-        row, cut = (None, None) if key is None else split_key(key)
-        if row is not None and cut is not None and self._work.goes_on(job, row, cut):
-            job.cut = cut
-        hit = self._work.find(job, row, bare=job.cut is not None and job.cut.bare)
+        if job.parent_key is not None:
+            named, cut = split_key(job.parent_key)
+            if cut is not None and self._work.goes_on(job, named, cut):
+                job.cut = cut
+        hit = self._work.find(job, bare=job.cut is not None and job.cut.bare)
         start = NOTHING if live is None else self._left_in_place(job, live)
         if start.tokens and start.tokens >= (0 if hit is None else hit.tokens):
             self._generate(job, start)
@@ -347,21 +346,24 @@ class Floor:
         prompt, capabilities = job.tokens or array.array("i"), self._engine.capabilities
         if live.scope != job.scope:
             return NOTHING
+        goes_on = live.cut is not None and job.goes_on_in(live.cut)
         n, resumes = reusable(
             live,
             prompt,
             truncate=capabilities.truncate,
-            exact=self._work.exact(job),
+            resume=not self._work.exact(job) and (goes_on or not live.bare),
+            exact=self._work.exact(job) or self._work.cache.exact,
             granule=capabilities.granule,
         )
-        if resumes and live.cut is not None and job.goes_on_in(live.cut):
+        if resumes and goes_on:
             job.cut = live.cut
-        pure_end = min(live.pure_end, n)
+        lineage = live.lineage
         if not resumes:  # what lies behind was computed as the end of another prompt
-            pure_end -= pure_end % capabilities.granule
+            pure_end = min(lineage.pure_end, n)
+            lineage = Lineage(pure_end=pure_end - pure_end % capabilities.granule)
         return Restored(
             tokens=n,
-            pure_end=pure_end,
+            lineage=lineage,
             resumed=resumes,
             tier="live",
             stored=min(live.stored, n),
@@ -719,7 +721,7 @@ class Floor:
             seq=job.seq,
             tokens=array.array("i", generation.computed_tokens),
             sampled=last if generation.position == total - 1 else None,
-            pure_end=min(generation.pure_end, generation.position),
+            lineage=generation.lineage,
             stored=generation.stored,
             scope=job.scope,
             since=self._clock.now(),

@@ -22,6 +22,7 @@ from erllama.backend.base import (
     Row,
     Sampled,
 )
+from erllama.cache.lineage import UNTOLD, Lineage
 from erllama.model.markers import Markers
 from erllama.model.reply import Reply
 from erllama.model.request import Request
@@ -46,7 +47,7 @@ class Restored:
 
     Attributes:
         tokens: of the prompt, whose state its sequence holds already.
-        pure_end: up to where that state was computed by the exact-slicing rule from 0 on.
+        lineage: what made that state; with nothing behind `pure_end` unless it is resumed.
         logits: of the last of them, if they are the whole prompt; then a token is drawn at once.
         resumed: it is the state that a reply left; the token behind it was sampled then.
         tier: where it came from; `live`: it was never taken off the sequence.
@@ -55,12 +56,17 @@ class Restored:
     """
 
     tokens: int = 0
-    pure_end: int = 0
+    lineage: Lineage = UNTOLD
     logits: Buffer | None = None
     resumed: bool = False
     tier: Literal["ram", "ram_file", "disk", "live"] | None = None
     seconds: float = 0.0
     stored: int | None = None
+
+    @property
+    def pure_end(self) -> int:
+        """Up to where the state was computed by the exact-slicing rule from 0 on."""
+        return self.lineage.pure_end
 
 
 NOTHING = Restored()
@@ -86,6 +92,7 @@ class Generation:
         begun: whether that sequence has its sampler, and its cells are what they should be.
         adapters: in force for it.
         likeliest: of `verify`, the likeliest token after each row that was asked for.
+        lineage: what makes its rows.
         keep_end: how much of what was computed is worth keeping in the cache; None: all.
         reply: what the sampled tokens say.
         steered: what they say may decide how the next one is chosen, so the event loop has to
@@ -117,6 +124,7 @@ class Generation:
         self.prompt = prompt
         self.tokens: list[int] = []
         self.restored = restored
+        self.lineage = _lineage(restored, len(prompt))
         self.position = restored.tokens
         self.stored = restored.tokens if restored.stored is None else restored.stored
         self.snapshot_at = restored.tokens
@@ -178,10 +186,7 @@ class Generation:
     @property
     def pure_end(self) -> int:
         """Up to where its rows are a function of the tokens alone."""
-        restored = self.restored
-        if restored.tokens > restored.pure_end or restored.resumed:
-            return restored.pure_end
-        return len(self.prompt)
+        return self.lineage.pure_end
 
     @property
     def computed_tokens(self) -> list[int]:
@@ -374,3 +379,12 @@ class Generation:
         if self.reply.stop_sequence is not None:
             self.finished = "stop"
         return events
+
+
+def _lineage(restored: Restored, prompt: int) -> Lineage:
+    """What makes the rows of a request of so many tokens that starts from there."""
+    if restored.resumed:
+        return restored.lineage.behind(restored.tokens, prompt)
+    if restored.tokens > restored.pure_end:
+        return restored.lineage
+    return Lineage(pure_end=prompt)

@@ -10,11 +10,12 @@ import msgspec
 
 from erllama.actor import ReplyTo
 from erllama.backend.base import SavedState
+from erllama.cache.query import Named
 from erllama.clock import Timer
 from erllama.errors import CallTimeout
 from erllama.model.generation import Generation
 from erllama.model.request import Prompt, Request
-from erllama.model.resume import Cut
+from erllama.model.resume import Cut, split_key
 from erllama.model.scheduler import Entry
 from erllama.model.scope import Scope
 from erllama.model.sessions import Live
@@ -70,6 +71,7 @@ class Job:
         in_session: its session is its own until it is answered.
         left: what it leaves to its session.
         cut: the reply in which it goes on, if it does.
+        parent_key: of the reply that it names to go on behind: its request, or its session.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Job:
         self.in_session = False
         self.left: Live | None = None
         self.cut: Cut | None = None
+        self.parent_key = request.parent_key
 
     def continue_chat(
         self, tokens: array.array[int], *, inside: str | None, parent_key: str | None
@@ -129,6 +132,12 @@ class Job:
         request = self.request
         if parent_key is not None and request.parent_key is None and request.session_id is None:
             self.request = msgspec.structs.replace(request, parent_key=parent_key)
+            self.parent_key = parent_key
+
+    @property
+    def names(self) -> Named | None:
+        """The rows of the reply that it goes on behind, if its prompt begins with that reply."""
+        return None if self.parent_key is None else split_key(self.parent_key)[0]
 
     def goes_on_in(self, cut: Cut) -> bool:
         """Whether it goes on in a reply that was cut so: same rules, and no text behind it."""

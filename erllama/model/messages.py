@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from erllama.backend.base import Buffer, EmbedOutcome, SavedState, StepOutcome
-from erllama.cache.lookup import Hit
+from erllama.cache.lineage import Lineage
 from erllama.cache.policy import Reason, Span
+from erllama.cache.query import Hit
 from erllama.cache.reader import Reader
 from erllama.model.embed_job import EmbedJob, Vector
 from erllama.model.generation import Restored
@@ -199,7 +200,7 @@ class Saving(msgspec.Struct, frozen=True):
     number: int
     tokens: array.array[int]
     spans: tuple[Span, ...]
-    pure_end: int
+    lineage: Lineage
     scope: Scope
     reason: Reason
     logits: Buffer | None

@@ -47,7 +47,7 @@ class Request(Checked, frozen=True, kw_only=True):
     ] = ""
     exact: Annotated[
         bool,
-        Meta(description="Use cached rows only where the answer equals a cold run's bit for bit."),
+        Meta(description="Begin with rows that a cold run would make only, also behind a reply."),
     ] = False
     session_id: Annotated[
         Annotated[str, Meta(min_length=1, max_length=256)] | None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 from dataclasses import dataclass
 
+from erllama.cache.lineage import Lineage
 from erllama.errors import SessionBusy
 from erllama.model.resume import Cut
 from erllama.model.scope import Scope
@@ -28,7 +29,7 @@ class Live:
         seq: the sequence.
         tokens: those that its cells hold.
         sampled: the token after them, which was sampled and never computed; None: there is none.
-        pure_end: up to where the rows are a function of the tokens alone.
+        lineage: what made the rows.
         stored: up to where they are in the cache.
         scope: what they belong to.
         since: when it became idle.
@@ -39,12 +40,17 @@ class Live:
     seq: int
     tokens: array.array[int]
     sampled: int | None
-    pure_end: int
+    lineage: Lineage
     stored: int
     scope: Scope
     since: float
     least: int = 0
     cut: Cut | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing of the reply was computed, so that the rows are those of its prompt."""
+        return self.lineage.pure_end >= len(self.tokens)
 
 
 @dataclass(slots=True)
@@ -137,7 +143,13 @@ class Sessions:
 
 
 def reusable(
-    live: Live, prompt: array.array[int], *, truncate: bool, exact: bool, granule: int
+    live: Live,
+    prompt: array.array[int],
+    *,
+    truncate: bool,
+    resume: bool,
+    exact: bool,
+    granule: int,
 ) -> tuple[int, bool]:
     """How many of a live sequence's tokens a prompt can keep, and whether it resumes the reply.
 
@@ -145,13 +157,14 @@ def reusable(
 
     Args:
         truncate: whether cells can be dropped from the end.
-        exact: whether only rows are good enough that a cold run would make.
+        resume: whether the prompt may go on behind the reply, if it begins with all of it.
+        exact: whether otherwise only rows are good enough that a cold run would make.
         granule: rows of the finest cut.
     """
     n = min(common_prefix(live.tokens, prompt), len(prompt) - 1)
-    resumes = n == len(live.tokens) and prompt[n] == live.sampled
-    if exact:
-        n, resumes = min(n, live.pure_end), False
+    resumes = resume and live.sampled is not None and n == len(live.tokens)
+    if exact and not resumes:
+        n = min(n, live.lineage.pure_end)
         n -= n % granule
     if n < len(live.tokens) and (n < live.least or not truncate):
         return 0, False

@@ -7,7 +7,18 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from erllama.cache import CacheIndex, Hit, KvLayout, LayerKv, Query, Row, RowMeta, Tier
+from erllama.cache import (
+    CacheIndex,
+    Hit,
+    KvLayout,
+    LayerKv,
+    Lineage,
+    Named,
+    Query,
+    Row,
+    RowMeta,
+    Tier,
+)
 from erllama.cache.key import block_key, chain_key, token_bytes
 from erllama.cache.row import Form
 
@@ -46,13 +57,19 @@ def row_meta(
     *,
     form: Form = "block",
     pure_end: int | None = None,
+    cuts: tuple[int, ...] = (),
     root: bytes = ROOT,
     block: int = BLOCK,
     **fields: Any,
 ) -> RowMeta:
-    """The row of the last block of `context`; pure unless `pure_end` says otherwise."""
+    """The row of the last block of `context`; pure unless `pure_end` says otherwise.
+
+    Args:
+        cuts: of its lineage, as positions in the context.
+    """
     end = len(context)
     start = (end - 1) // block * block
+    made = Lineage(pure_end=end if pure_end is None else pure_end, cuts=cuts).at(start, block)
     parent = chain_key(root, context[:start], block)
     own = packed(context[start:])
     defaults: dict[str, Any] = {
@@ -66,7 +83,9 @@ def row_meta(
         form=form,
         start=start,
         tokens=own,
-        pure_end=end if pure_end is None else pure_end,
+        pure_end=min(made.pure_end, end),
+        origin=made.origin,
+        cuts=made.packed(end),
         **(defaults | fields),
     )
 
@@ -94,6 +113,15 @@ def store_chain(index: CacheIndex, context: Sequence[int], **options: Any) -> li
         store(index, context[:end], form="tail" if end % BLOCK else "block", **options)
         for end in ends
     ]
+
+
+def reply(
+    context: Sequence[int], *, pure_end: int, cuts: tuple[int, ...] = (), block: int = BLOCK
+) -> Named:
+    """What names the rows of a context that a reply has left."""
+    end = len(context)
+    made = Lineage(pure_end=pure_end, cuts=cuts).at((end - 1) // block * block, block)
+    return Named(chain_key(ROOT, context, block), end, made.tag(end))
 
 
 def query(tokens: Sequence[int], **options: Any) -> Query:

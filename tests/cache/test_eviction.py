@@ -3,11 +3,13 @@ from __future__ import annotations
 from erllama.cache.eviction import EvictionOrder
 from erllama.cache.trie import BIT, Node, Row
 
+from .support import row_meta
+
 
 def make(end: int, used: float) -> Row:
     node = Node(bytes(32))
     node.end = end
-    row = Row(node, 0, end, 0, 1)
+    row = Row(node, 0, row_meta([1] * end), 1)
     row.last_used = used
     row.where = BIT["ram"]
     return row

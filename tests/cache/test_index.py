@@ -51,18 +51,13 @@ def test_a_row_in_several_tiers_is_one_row_and_leaves_with_the_last(index: Cache
     assert look(index, CONTEXT) is None
 
 
-def test_of_two_mixed_rows_with_one_id_the_one_that_promises_less_is_believed(
-    index: CacheIndex,
-) -> None:
-    store(index, CONTEXT[:64])
-    row = store(index, CONTEXT[:120], pure_end=100, tier="ram")
-    assert found(index, CONTEXT[:100], exact=True) == (64, True, False)
-    store(index, CONTEXT[:120], pure_end=10, tier="disk")
-    assert (row.pure_end, row.cut_pure) == (10, 0)
-    store(index, CONTEXT[:120], pure_end=100, tier="ram_file")
-    assert (row.pure_end, row.tiers) == (10, ("ram", "ram_file", "disk"))
-    index.remove(index.rows_of(chain_key(ROOT, CONTEXT[:64], BLOCK))[0], "ram")
-    assert found(index, CONTEXT[:100], exact=True) == (0, True, False)
+def test_mixed_rows_of_two_lineages_lie_side_by_side(index: CacheIndex) -> None:
+    one = store(index, CONTEXT[:120], pure_end=100, tier="ram")
+    other = store(index, CONTEXT[:120], pure_end=10, tier="disk")
+    third = store(index, CONTEXT[:120], pure_end=10, cuts=(30, 60))
+    assert len({row.id for row in (one, other, third)}) == 3
+    assert store(index, CONTEXT[:120], pure_end=100, tier="ram_file") is one
+    assert (one.tiers, other.tiers) == (("ram", "ram_file"), ("disk",))
 
 
 def test_rows_may_come_in_any_order(index: CacheIndex) -> None:
@@ -253,14 +248,20 @@ def test_a_pure_tail_is_superseded_by_a_mixed_row_that_is_pure_as_far(index: Cac
     assert index.superseded(foreign) == []
 
 
-def test_a_mixed_tail_is_superseded_only_by_its_own_stream(index: CacheIndex) -> None:
+def test_a_mixed_tail_is_superseded_only_by_its_own_lineage(index: CacheIndex) -> None:
     tail = store(index, CONTEXT[:200], form="tail", pure_end=150, threads=2)
-    for pure_end, threads in ((140, 2), (150, 4), (256, 0)):
-        foreign = store(index, CONTEXT[:256], pure_end=pure_end, threads=threads)
+    for pure_end, cuts, threads in (
+        (140, (), 2),
+        (150, (), 4),
+        (256, (), 0),
+        (150, (170, 180), 2),
+    ):
+        foreign = store(index, CONTEXT[:256], pure_end=pure_end, cuts=cuts, threads=threads)
         assert index.superseded(foreign) == []
         index.remove(foreign, "ram")
-    own = store(index, CONTEXT[:256], pure_end=150, threads=2)
-    assert index.superseded(own) == [tail]
+    for cuts in ((), (200, 230)):
+        own = store(index, CONTEXT[:256], pure_end=150, cuts=cuts, threads=2)
+        assert index.superseded(own) == [tail]
 
 
 def test_what_is_pinned_built_on_or_a_snapshot_is_not_superseded(index: CacheIndex) -> None:

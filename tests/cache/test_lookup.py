@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from erllama.cache import CacheIndex
+from erllama.cache import CacheIndex, Hit, Named
 from erllama.cache.key import chain_key
 
-from .support import BLOCK, ROOT, found, look, packed, run, store, store_chain
+from .support import BLOCK, ROOT, found, look, packed, reply, run, store, store_chain
 
 CONTEXT = run((1, 128), (2, 128), (3, 100))
 """Two full blocks and a tail of 100 tokens."""
@@ -135,62 +137,115 @@ def test_logits_that_depend_on_the_threads_are_for_the_same_number_only(index: C
 # Going on from a row by its key
 
 
-def test_a_resumed_stream_gets_its_own_mixed_rows_though_pure_ones_came_later(
+# Going on behind a reply
+
+
+def ask(index: CacheIndex, named: Named, text: list[int] | None = None, **options: Any) -> Hit:
+    """What a prompt gets that names a reply with the tokens of `CONTEXT`, and goes on behind it."""
+    prompt = [*CONTEXT[: named.end], *([7] if text is None else text)]
+    hit = look(index, prompt, resume=named, exact=True, **options)
+    return hit or Hit(tokens=0, rows=(), last_tokens=0, pure=True, exact=False)
+
+
+def test_a_reply_gets_its_own_mixed_rows_though_pure_ones_came_later(index: CacheIndex) -> None:
+    own = store_chain(index, CONTEXT, pure_end=100)
+    store_chain(index, CONTEXT)
+    named = reply(CONTEXT, pure_end=100)
+    hit = ask(index, named)
+    assert (hit.tokens, hit.resumed, hit.pure, hit.exact) == (356, True, False, False)
+    assert list(hit.rows) == own
+    assert hit.lineage == own[-1].lineage
+    # the prompt is no longer than the reply, or another one
+    assert not ask(index, named, text=[]).resumed
+    assert not ask(index, Named(bytes(32))).resumed
+
+
+def test_of_two_replies_of_the_same_tokens_each_gets_its_own_rows(index: CacheIndex) -> None:
+    for pure_end, cuts in ((100, ()), (120, ()), (100, (140, 160))):
+        own = store_chain(index, CONTEXT, pure_end=pure_end, cuts=cuts)
+        for _ in range(2):
+            hit = ask(index, reply(CONTEXT, pure_end=pure_end, cuts=cuts))
+            assert list(hit.rows) == own
+    assert not ask(index, reply(CONTEXT, pure_end=100, cuts=(140, 161))).resumed
+
+
+def test_a_longer_row_that_took_the_place_of_the_named_one_is_cut_at_its_end(
     index: CacheIndex,
 ) -> None:
-    own = store_chain(index, CONTEXT, pure_end=100)
-    pure = store_chain(index, CONTEXT)
-    key = chain_key(ROOT, CONTEXT, BLOCK)
-    resumed = look(index, [*CONTEXT, 7], resume=key)
-    assert resumed is not None
-    assert (resumed.tokens, resumed.resumed, resumed.pure) == (356, True, False)
-    assert list(resumed.rows) == own
+    named = reply(CONTEXT[:300], pure_end=200)
+    store(index, CONTEXT[:128])
+    store(index, CONTEXT[:256], pure_end=200)
+    for cuts in ((), (300, 340), (340, 350)):
+        longer = store(index, CONTEXT, pure_end=200, cuts=cuts, form="tail")
+        hit = ask(index, named, text=[5] * 20)
+        assert (hit.tokens, hit.last_tokens, hit.rows[-1], hit.resumed) == (300, 44, longer, True)
+        assert hit.lineage == longer.lineage.upto(300)
+        index.remove(longer, "ram")
     for other in (
-        look(index, [*CONTEXT, 7]),
-        look(index, [*CONTEXT, 7], resume=bytes(32)),
-        look(index, [*CONTEXT, 7], resume=key, exact=True),
+        store(index, CONTEXT, pure_end=200, cuts=(280, 310), form="tail"),
+        store(index, CONTEXT, pure_end=201, form="tail"),
+        store(index, CONTEXT, form="tail"),
+        store(index, [*CONTEXT[:299], 9, 9], pure_end=200, form="tail"),
+        store(index, CONTEXT, pure_end=200, form="tail", threads=7),
     ):
-        assert other is not None
-        assert not other.resumed
-    exact = look(index, CONTEXT, resume=key)
-    assert exact is not None
-    assert (list(exact.rows), exact.exact) == (pure, True)
+        assert not ask(index, named, text=[5] * 20).resumed
+        index.remove(other, "ram")
 
 
-def test_a_resumed_stream_gets_pure_rows_before_the_end_of_its_prompt(index: CacheIndex) -> None:
-    foreign = store(index, CONTEXT[:128], pure_end=5)
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_reply_of_which_a_row_is_gone_is_not_gone_on_behind(
+    index: CacheIndex, missing: int
+) -> None:
+    rows = store_chain(index, CONTEXT, pure_end=100)
+    store(index, CONTEXT[:64])
+    index.remove(rows[missing], "ram")
+    hit = ask(index, reply(CONTEXT, pure_end=100))
+    assert (hit.tokens, hit.resumed, hit.pure) == (64, False, True)
+
+
+def test_before_the_end_of_its_prompt_a_reply_has_pure_rows(index: CacheIndex) -> None:
+    store(index, CONTEXT[:128], pure_end=5)
     first = store(index, CONTEXT[:128])
     second = store(index, CONTEXT[:256], pure_end=150)
     last = store(index, CONTEXT, pure_end=150, form="tail")
-    hit = look(index, [*CONTEXT, 7], resume=chain_key(ROOT, CONTEXT, BLOCK))
-    assert hit is not None
-    assert hit.rows == (first, second, last)
+    named = reply(CONTEXT, pure_end=150)
+    assert ask(index, named).rows == (first, second, last)
     index.remove(first, "ram")
-    hit = look(index, [*CONTEXT, 7], resume=chain_key(ROOT, CONTEXT, BLOCK))
+    assert not ask(index, named).resumed
+
+
+def test_a_key_alone_is_taken_for_the_rows_that_lie_there(index: CacheIndex) -> None:
+    rows = store_chain(index, CONTEXT, pure_end=100)
+    hit = look(index, [*CONTEXT, 7], resume=Named(chain_key(ROOT, CONTEXT, BLOCK)), exact=True)
     assert hit is not None
-    assert hit.rows[0] is foreign
+    assert (list(hit.rows), hit.resumed) == (rows, True)
 
 
-def test_a_stream_that_sampled_its_first_token_goes_on_from_its_whole_prompt(
-    index: CacheIndex,
-) -> None:
+def test_a_reply_of_one_token_goes_on_from_its_whole_prompt(index: CacheIndex) -> None:
     own = store_chain(index, CONTEXT)
-    store(index, CONTEXT, pure_end=300)  # of another stream
-    key = chain_key(ROOT, CONTEXT, BLOCK)
-    hit = look(index, [*CONTEXT, 7], resume=key, sampled=True)
-    assert hit is not None
+    store(index, CONTEXT, pure_end=300)  # of another reply
+    named = reply(CONTEXT, pure_end=356)
+    hit = ask(index, named, sampled=True)
     assert (hit.tokens, hit.resumed, hit.pure) == (356, True, False)
     assert list(hit.rows) == own
-    exact = look(index, [*CONTEXT, 7], resume=key, sampled=True, exact=True)
-    assert exact is not None
-    assert (exact.tokens, exact.resumed) == (320, False)
+    other = ask(index, named)
+    assert (other.tokens, other.resumed) == (320, False)
+
+
+def test_the_end_of_a_longer_prompt_is_not_that_of_a_shorter_one(index: CacheIndex) -> None:
+    store(index, CONTEXT[:128])
+    store(index, CONTEXT[:256], form="tail", pure_end=200)  # the same prompt, and more of a reply
+    prompt = reply(CONTEXT[:200], pure_end=200)
+    assert ask(index, prompt, sampled=True).resumed
+    assert not ask(index, reply(CONTEXT[:198], pure_end=198), sampled=True).resumed
+    assert ask(index, reply(CONTEXT[:192], pure_end=192), sampled=True).resumed
 
 
 def test_a_key_of_other_tokens_is_not_heeded(index: CacheIndex) -> None:
     other = [*CONTEXT[:300], 8]
     store_chain(index, CONTEXT, pure_end=100)
     store_chain(index, other, pure_end=100)
-    hit = look(index, [*CONTEXT, 7], resume=chain_key(ROOT, other, BLOCK))
+    hit = look(index, [*CONTEXT, 7], resume=reply(other, pure_end=100))
     assert hit is not None
     assert (hit.tokens, hit.resumed) == (356, False)
 
@@ -262,9 +317,20 @@ def test_blocks_alone_are_of_no_use_to_such_a_model_nor_snapshots_to_others(
 def test_a_resumed_stream_goes_on_from_its_own_snapshot(index: CacheIndex) -> None:
     end = store(index, CONTEXT, form="snapshot", whole=True, pure_end=150)
     store(index, CONTEXT, form="snapshot", whole=True)
-    hit = look(index, [*CONTEXT, 7], snapshots=True, resume=chain_key(ROOT, CONTEXT, BLOCK))
-    assert hit is not None
+    hit = ask(index, reply(CONTEXT, pure_end=150), snapshots=True)
     assert (hit.snapshot, hit.resumed, hit.tokens) == (end, True, 356)
+    assert not ask(index, reply(CONTEXT, pure_end=151), snapshots=True).resumed
+
+
+def test_a_resumed_stream_has_the_rows_beside_its_snapshot(index: CacheIndex) -> None:
+    store(index, CONTEXT[:128])
+    store(index, CONTEXT[:230])
+    snapshot = store(index, CONTEXT[:200], form="snapshot", pure_end=150)
+    named = reply(CONTEXT[:200], pure_end=150)
+    assert not ask(index, named, snapshots=True).resumed  # those rows are of another lineage
+    rows = store(index, CONTEXT[:210], pure_end=150)
+    hit = ask(index, named, snapshots=True)
+    assert (hit.snapshot, hit.rows[-1], hit.last_tokens) == (snapshot, rows, 72)
 
 
 def test_blocks_may_have_another_size(index: CacheIndex) -> None:

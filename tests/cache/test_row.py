@@ -71,6 +71,7 @@ ROWS = {
     "a tail whose last slice was one row": row_meta(TOKENS[:257], form="tail", threads=2),
     "a snapshot": row_meta(TOKENS[:192], form="snapshot", whole=True),
     "a snapshot with logits": row_meta(TOKENS, form="snapshot", n_logits=50, pure_end=3),
+    "a tail of a second turn": row_meta(TOKENS, form="tail", pure_end=9, cuts=(250, 270, 280, 290)),
     "one token": row_meta(TOKENS[:1], threads=1),
     "the most tokens": row_meta([2**31 - 1] * MAX_TOKENS, block=MAX_TOKENS, model="x" * 64),
 }
@@ -90,8 +91,9 @@ def test_a_row_comes_back_as_it_was_written(what: str) -> None:
 def test_a_row_says_where_it_is_and_what_it_is() -> None:
     meta = ROWS["a mixed tail"]
     assert (meta.start, meta.end, meta.n_tokens, meta.pure) == (256, 300, 44, False)
-    assert meta.id == RowId(meta.key, "tail", False, 4)
-    assert meta.id.name == meta.key.hex() + ".tm4"
+    tag = meta.lineage.tag(300)
+    assert meta.id == RowId(meta.key, "tail", False, 4, tag)
+    assert meta.id.name == f"{meta.key.hex()}.tm4-{tag.hex()}"
     assert ROWS["a full block"].id.name.endswith(".bp")
     assert ROWS["a snapshot"].id.name.endswith(".sp")
 
@@ -135,6 +137,14 @@ def test_both_kinds_and_all_forms_of_the_same_tokens_have_one_key_and_names_of_t
         ("a pure tail", {"n_logits": 49}, "bytes of rows"),
         ("a snapshot", {"token_bytes": SIZE}, "bytes per token"),
         ("a snapshot with logits", {"n_logits": 5_000}, "state of"),
+        ("a tail of a second turn", {"origin": b""}, "lineage"),
+        ("a tail of a second turn", {"origin": b"123"}, "lineage"),
+        ("a tail of a second turn", {"origin": bytes(9)}, "cannot be read"),
+        ("a tail of a second turn", {"cuts": b"123"}, "lineage"),
+        ("a tail of a second turn", {"cuts": b"\x05\0\x03\0"}, "lineage"),
+        ("a tail of a second turn", {"cuts": b"\x05\0\x77\0"}, "lineage"),
+        ("a full block", {"origin": bytes(8)}, "lineage"),
+        ("a full block", {"cuts": b"\x05\0\x09\0"}, "lineage"),
     ],
 )
 def test_fields_that_do_not_fit_each_other_are_refused(
@@ -161,7 +171,8 @@ def test_a_negative_token_id_is_refused() -> None:
     ("offset", "form", "value", "reason"),
     [
         (0, "8s", b"ERLKVROX", "not a row"),
-        (8, "<H", 2, "format 2 is not known"),
+        (8, "<H", 1, "format 1 is not known"),
+        (8, "<H", 3, "format 3 is not known"),
         (8, "<H", 0, "format 0 is not known"),
         (10, "<H", 65, "other fields"),
         (12, "<I", 0, "metadata of 0 bytes"),

@@ -92,7 +92,8 @@ async def test_a_cancel_while_a_token_is_computed_loses_nothing_before_it(
 
 
 @pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
-async def test_after_a_crash_the_rows_saved_meanwhile_are_used(case: Case) -> None:
+async def test_after_a_crash_the_prompt_is_there_and_the_lost_reply_is_computed(case: Case) -> None:
+    """Nobody was given a name for the reply that the crash cut: what it left changes no answer."""
     async with room() as here:
         seat = await here.load(case, continued_interval=64)
         prompt = seat.prompt(200)
@@ -109,11 +110,9 @@ async def test_after_a_crash_the_rows_saved_meanwhile_are_used(case: Case) -> No
         context = [*prompt, *unbroken.tokens[:175]]
         again = await seat.ask(context, 5, **SAMPLED)
         assert here.runtime.cache.counters().saves_continued > 0
-    # continued saves make full blocks, of which there is one; snapshots lie at their own lengths
-    assert again.completion.cache.read >= 256
-    assert again.completion.cache.read <= 360
-    if case.family == "plain":
-        assert again.completion.cache.read == 256
+        cold = await seat.cold(context, 5, **SAMPLED)
+    assert again.completion.cache.read == 192
+    assert again.record.logits == cold.record.logits
 
 
 async def test_two_thousand_generated_tokens_are_saved_as_they_come() -> None:
@@ -131,7 +130,7 @@ async def test_two_thousand_generated_tokens_are_saved_as_they_come() -> None:
         assert longer.completion.cache.read == 639
 
 
-async def test_a_stopped_runtime_keeps_what_a_request_had_computed(tmp_path: object) -> None:
+async def test_a_stopped_runtime_keeps_the_prompt_of_a_request_that_ran(tmp_path: object) -> None:
     async with room(cache_dir=str(tmp_path)) as here:
         seat = await here.load(PLAIN[0])
         prompt = seat.prompt(100)
@@ -145,8 +144,7 @@ async def test_a_stopped_runtime_keeps_what_a_request_had_computed(tmp_path: obj
                 break
     async with room(cache_dir=str(tmp_path)) as here:
         seat = await here.load(PLAIN[0])
-        unbroken = await seat.cold(prompt, 60, **SAMPLED)
-        context = [*prompt, *unbroken.tokens[:19]]
-        again = await seat.ask(context, 41, **SAMPLED)
-    assert again.completion.cache.read == len(context) - 1
-    assert again.tokens == unbroken.tokens[19:]
+        cold = await seat.cold(prompt, 60, **SAMPLED)
+        again = await seat.ask(prompt, 60, **SAMPLED)
+    assert again.completion.cache.read == 64
+    assert again.tokens == cold.tokens

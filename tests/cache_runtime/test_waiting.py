@@ -209,7 +209,9 @@ async def test_what_was_computed_is_kept_when_the_runtime_stops_right_behind_it(
         done = await answer(model, PROMPT)
     async with stub_runtime(tmp_path) as runtime:
         model = await runtime.load_model("stub.gguf")
-        assert await model.cached_prefix([*done.context_tokens, 97]) == len(done.context_tokens) - 1
+        more = [*done.context_tokens, 97]
+        again = await model.complete(more, max_tokens=1, parent_key=done.finish_key)
+        assert again.cache.read == len(done.context_tokens) - 1
 
 
 async def test_an_end_that_cannot_wait_for_the_lane_still_answers_and_frees(

@@ -7,7 +7,7 @@ import array
 import pytest
 
 from erllama.model import chat_memory
-from erllama.model.chat_memory import ChatMemory, Known, joined
+from erllama.model.chat_memory import ChatMemory, Known, joined, latest_key
 
 
 def known(text: str, *tokens: int) -> Known:
@@ -86,3 +86,20 @@ def test_ids_are_joined_without_changing_the_known_ones() -> None:
     one = known("ab", 1, 2)
     assert joined(one, [3]).tolist() == [1, 2, 3]
     assert one.tokens.tolist() == [1, 2]
+
+
+def test_a_chat_whose_last_reply_was_changed_goes_on_behind_the_reply_before() -> None:
+    memory = ChatMemory()
+    memory.add("", Known("<u>Hi", array.array("i", [1, 2, 3]), "first", [3, 5]))
+    memory.add("", Known("<u>Hi<u>Ho!", array.array("i", [1, 2, 3, 4, 5]), "second", [8, 11]))
+    for text, named in (
+        ("<u>Hi<u>Ho!<u>", "second"),
+        ("<u>Hi<u>Ho.", "first"),
+        ("<u>Hi<u>", "first"),
+        ("<u>Ha", None),
+    ):
+        assert latest_key(memory.begins("", text)) == named, text
+    # of other ids for the same text
+    memory.add("", Known("<u>Hi<u>Ho!<u>", array.array("i", [9, 9, 9, 4, 5, 6]), None))
+    assert latest_key(memory.begins("", "<u>Hi<u>Ho!<u>")) is None
+    assert latest_key([]) is None

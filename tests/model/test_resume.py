@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama import RequestError
+from erllama.cache import Named
 from erllama.model.request import Request
 from erllama.model.resume import KEY_PATTERN, Cut, cut_of, join_key, split_key
 from erllama.sampling import SamplerPlan, SamplingParams, plan_sampler
 
 ROW = "0a" * 32
+NAMED = Named(bytes.fromhex(ROW), 70, b"lineages")
+PURE = Named(bytes.fromhex(ROW), 70, b"")
 PROMPT = array.array("i", [1, 2, 3, 4, 5])
 MIROSTAT = plan_sampler(SamplingParams(mirostat=2))
 RULED = plan_sampler(SamplingParams(grammar='root ::= "a"+'))
@@ -34,16 +37,19 @@ def sure(plan: SamplerPlan = MIROSTAT, **changes: object) -> Cut:
 
 def test_a_reply_that_its_tokens_tell_all_of_has_the_key_of_its_row() -> None:
     assert cut(FREE, mu=None) is None
-    assert join_key(ROW, None) == ROW
-    assert split_key(ROW) == (ROW, None)
+    key = join_key(NAMED, None)
+    assert key.startswith(ROW)
+    assert split_key(key) == (NAMED, None)
+    assert split_key(join_key(PURE, None)) == (PURE, None)
+    assert split_key(ROW) == (Named(bytes.fromhex(ROW)), None)
 
 
 @given(mu=st.floats(allow_nan=False, allow_infinity=False), end=st.integers(5, 2**31 - 1))
 def test_what_goes_with_a_key_comes_back_bit_for_bit(mu: float, end: int) -> None:
     made = sure(mu=mu, end=end)
-    key = join_key(ROW, made)
+    key = join_key(NAMED, made)
     assert re.fullmatch(KEY_PATTERN, key)
-    assert split_key(key) == (ROW, made)
+    assert split_key(key) == (NAMED, made)
     assert made.learned == mu
 
 
@@ -73,7 +79,9 @@ def test_a_reply_of_which_nothing_was_computed_says_so() -> None:
     assert sure(RULED, mu=None).ruled
 
 
-@pytest.mark.parametrize("key", ["", "00", ROW + "0", ROW + "00", "zz" * 32, ROW + "g" * 52])
+@pytest.mark.parametrize(
+    "key", ["", "00", ROW + "0", ROW + "00", "zz" * 32, ROW + "0" * 23, ROW + "g" * 24]
+)
 def test_a_key_of_another_shape_is_refused_by_the_name_of_its_field(key: str) -> None:
     with pytest.raises(RequestError, match="parent_key"):
         Request(parent_key=key)
@@ -81,7 +89,7 @@ def test_a_key_of_another_shape_is_refused_by_the_name_of_its_field(key: str) ->
 
 def test_any_key_of_the_right_shape_is_taken() -> None:
     for filling in "0f":
-        key = ROW + filling * 52
+        key = ROW + filling * 76
         assert Request(parent_key=key).parent_key == key
         _, found = split_key(key)
         assert found is not None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from erllama import Completion, Model, ModelNotFound, PromptTooLong, SessionBusy
 from erllama.actor.testing import ManualClock, settle
+from erllama.cache.lineage import Lineage
 from erllama.model.scope import Scope
 from erllama.model.sessions import Live, Sessions, reusable
 from tests.model.staging import (
@@ -36,7 +37,7 @@ def prompt(n: int, length: int = 40) -> list[int]:
 def live(tokens: list[int], *, sampled: int | None = None, **fields: Any) -> Live:
     defaults: dict[str, Any] = {
         "seq": 0,
-        "pure_end": len(tokens),
+        "lineage": Lineage(pure_end=len(tokens) // 2),
         "stored": len(tokens),
         "scope": Scope(""),
         "since": 0.0,
@@ -48,7 +49,7 @@ def live(tokens: list[int], *, sampled: int | None = None, **fields: Any) -> Liv
 
 
 def keeps(held: Live, prompt: list[int], **options: Any) -> tuple[int, bool]:
-    defaults: dict[str, Any] = {"truncate": True, "exact": False, "granule": 64}
+    defaults: dict[str, Any] = {"truncate": True, "resume": True, "exact": False, "granule": 64}
     return reusable(held, array.array("i", prompt), **(defaults | options))
 
 
@@ -56,7 +57,7 @@ def keeps(held: Live, prompt: list[int], **options: Any) -> tuple[int, bool]:
     ("held", "prompt", "kept"),
     [
         (live([1, 2, 3], sampled=4), [1, 2, 3, 4, 5], (3, True)),
-        (live([1, 2, 3], sampled=4), [1, 2, 3, 9, 5], (3, False)),
+        (live([1, 2, 3], sampled=4), [1, 2, 3, 9, 5], (3, True)),
         (live([1, 2, 3]), [1, 2, 3, 4, 5], (3, False)),
         (live([1, 2, 3], sampled=4), [1, 2, 9, 4], (2, False)),
         (live([1, 2, 3], sampled=4), [1, 2, 3], (2, False)),
@@ -89,8 +90,8 @@ def test_an_exact_prompt_keeps_whole_granules_that_a_cold_run_would_make(
 ) -> None:
     tokens = [1] * n
     prompt = [1] * min(same, n_prompt) + [2] * (n_prompt - min(same, n_prompt))
-    held = live(tokens, sampled=1, pure_end=min(pure_end, n))
-    kept, resumes = keeps(held, prompt, exact=True)
+    held = live(tokens, sampled=1, lineage=Lineage(pure_end=pure_end))
+    kept, resumes = keeps(held, prompt, resume=False, exact=True)
     assert not resumes
     assert kept % 64 == 0
     assert kept <= min(n, pure_end, same)
@@ -174,13 +175,13 @@ async def test_the_next_turn_goes_on_in_place() -> None:
 
 async def test_a_prompt_that_goes_another_way_keeps_what_is_common() -> None:
     async with Stage().model(n_seq_max=2) as model:
-        await turn(model, prompt(1))
-        other = [*prompt(1)[:30], 99, 98, 97]
+        await turn(model, prompt(1, 140))
+        other = [*prompt(1, 140)[:130], 99, 98, 97]
         done = await turn(model, other)
-        assert (done.cache.hit, done.cache.read) == ("sticky", 30)
+        assert (done.cache.hit, done.cache.read) == ("sticky", 128)
         await assert_cold(done, other)
-        again = await turn(model, prompt(1))
-        await assert_cold(again, prompt(1))
+        again = await turn(model, prompt(1, 140))
+        await assert_cold(again, prompt(1, 140))
         await model.end_session("s")
         await assert_as_new(model)
 
@@ -197,10 +198,10 @@ async def test_the_turn_after_a_cancelled_one_waits_until_that_has_ended() -> No
     stage = Stage()
     async with stage.model(n_seq_max=2) as model:
         stage.pause(decoding)
-        first = asyncio.create_task(turn(model, prompt(1), max_tokens=50))
+        first = asyncio.create_task(turn(model, prompt(1, 70), max_tokens=50))
         await stage.held.wait()
         first.cancel()
-        second = asyncio.create_task(turn(model, prompt(1), max_tokens=6))
+        second = asyncio.create_task(turn(model, prompt(1, 70), max_tokens=6))
         await settle()
         third = asyncio.create_task(turn(model, prompt(3)))
         fourth = asyncio.create_task(turn(model, prompt(4)))
@@ -210,7 +211,7 @@ async def test_the_turn_after_a_cancelled_one_waits_until_that_has_ended() -> No
         stage.resume()
         answer = await second
         assert answer.cache.hit == "sticky"
-        assert answer.tokens == await fresh_tokens(prompt(1), max_tokens=6, **GREEDY)
+        assert answer.tokens == await fresh_tokens(prompt(1, 70), max_tokens=6, **GREEDY)
         with pytest.raises(SessionBusy):
             await third
         with pytest.raises(asyncio.CancelledError):

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from erllama.cache import CacheIndex, Hit, Query, Row, RowId, Tier
+from erllama.cache import CacheIndex, Hit, Lineage, Named, Query, Row, RowId, Tier
 from erllama.cache.key import chain_key
 from erllama.cache.row import Form
 from erllama.cache.trie import TIERS
@@ -28,6 +28,7 @@ class ModelRow:
     pure_end: int
     logits: bool
     whole: bool
+    lineage: Lineage
     tiers: set[Tier]
     pins: int = 0
 
@@ -47,6 +48,16 @@ class ModelRow:
         """As a block used whole."""
         kind = self.id.pure or not pure
         return self.id.form != "snapshot" and kind and self.id.threads in (0, threads)
+
+    def made_so(self, tokens: list[int], tag: bytes, threads: int) -> bool:
+        """Whether the rows of these tokens are here, and of a lineage."""
+        end = len(tokens)
+        return (
+            self.usable(False, threads)
+            and self.start == (end - 1) // BLOCK * BLOCK
+            and self.context[:end] == tokens
+            and self.lineage.tag(end) == tag
+        )
 
 
 class Model:
@@ -102,6 +113,35 @@ class Model:
                 found = max(found, (row.end, exact))
         return found
 
+    def resumes(self, prompt: list[int], asked: Query) -> bool:
+        """Whether all rows of the reply that a query names are here."""
+        named = asked.resume
+        if named is None or named.tag is None or not 0 < named.end < len(prompt):
+            return False
+        tokens = prompt[: named.end]
+        if chain_key(ROOT, tokens, BLOCK) != named.key or not named.tag:
+            return False
+        if not asked.snapshots:
+            return self._chain_of(tokens, named.tag, asked.threads)
+        return any(
+            row.id.form == "snapshot"
+            and row.context == tokens
+            and row.id.threads in (0, asked.threads)
+            and row.lineage.tag(named.end) == named.tag
+            and (row.whole or self._chain_of(tokens, named.tag, asked.threads))
+            for row in self.rows.values()
+        )
+
+    def _chain_of(self, tokens: list[int], tag: bytes, threads: int) -> bool:
+        if not tokens:
+            return True
+        before = tokens[: (len(tokens) - 1) // BLOCK * BLOCK]
+        return any(
+            self._chain_of(before, row.lineage.origin, threads)
+            for row in self.rows.values()
+            if row.made_so(tokens, tag, threads) and (row.start == len(before))
+        )
+
     def lookup(self, prompt: list[int], query: Query) -> tuple[int, bool, bool]:
         """Tokens, purity, exactness."""
         pure = self.best(prompt, True, query.threads, query.snapshots)
@@ -152,6 +192,7 @@ class IndexMachine(RuleBasedStateMachine):
         chain=st.booleans(),
         form=forms,
         mixed=st.none() | st.integers(0, 300),
+        text=st.none() | st.tuples(st.integers(0, 90), st.integers(2, 90)),
         threads=st.sampled_from([0, 2, 4]),
         logits=st.booleans(),
         whole=st.booleans(),
@@ -164,6 +205,7 @@ class IndexMachine(RuleBasedStateMachine):
         chain: bool,
         form: Form,
         mixed: int | None,
+        text: tuple[int, int] | None,
         threads: int,
         logits: bool,
         whole: bool,
@@ -171,6 +213,10 @@ class IndexMachine(RuleBasedStateMachine):
         hits: int,
     ) -> None:
         """One row, or a row with all blocks before it."""
+        made = Lineage(pure_end=len(context) if mixed is None else mixed)
+        if text is not None:
+            reply_end = made.pure_end + text[0]
+            made = made.behind(reply_end, reply_end + text[1])
         ends = [*range(BLOCK, len(context), BLOCK)] if chain else []
         for end in [*ends, len(context)]:
             last = end == len(context)
@@ -178,7 +224,7 @@ class IndexMachine(RuleBasedStateMachine):
             self._insert(
                 context[:end],
                 kind,
-                end if mixed is None else min(mixed, end),
+                made,
                 threads,
                 kind == "tail" or (kind == "snapshot" and logits),
                 kind == "snapshot" and whole,
@@ -190,18 +236,20 @@ class IndexMachine(RuleBasedStateMachine):
         self,
         context: list[int],
         form: Form,
-        pure_end: int,
+        made: Lineage,
         threads: int,
         logits: bool,
         whole: bool,
         tier: Tier,
         hits: int,
     ) -> None:
+        pure_end = min(made.pure_end, len(context))
         pure = pure_end == len(context)
         meta = row_meta(
             context,
             form=form,
             pure_end=pure_end,
+            cuts=() if pure else made.cuts,
             threads=0 if pure and len(context) % GRANULE != 1 else threads,
             n_logits=50 if logits else 0,
             whole=whole,
@@ -211,11 +259,10 @@ class IndexMachine(RuleBasedStateMachine):
         known = self.model.rows.get(meta.id)
         if known is None:
             self.model.rows[meta.id] = ModelRow(
-                meta.id, context, meta.start, pure_end, logits, whole, {tier}
+                meta.id, context, meta.start, pure_end, logits, whole, meta.lineage, {tier}
             )
         else:
             known.tiers.add(tier)
-            known.pure_end = min(known.pure_end, pure_end)
 
     @precondition(lambda self: self.model.rows)
     @rule(data=st.data(), tier=tiers)
@@ -268,23 +315,29 @@ class IndexMachine(RuleBasedStateMachine):
         threads: int,
         resume: bool,
     ) -> None:
-        key = None
+        named = None
         if self.model.rows:
             if data.draw(st.booleans()):
                 row = self.pick(data)
                 cut = data.draw(st.sampled_from([0, 1, 2, 64]))
                 prompt = row.context[: row.end - cut] + prompt[: data.draw(st.integers(0, 2))]
             if resume:
-                key = self.pick(data).id.key
-        asked = query(prompt, exact=exact, snapshots=snapshots, threads=threads, resume=key)
+                one = self.pick(data)
+                end = data.draw(st.integers(one.start + 1, one.end))
+                key = chain_key(ROOT, one.context[:end], BLOCK)
+                named = Named(key, end, one.lineage.tag(end))
+        asked = query(prompt, exact=exact, snapshots=snapshots, threads=threads, resume=named)
         hit = self.index.lookup(asked)
+        assert (hit is not None and hit.resumed) == self.model.resumes(prompt, asked)
         if hit is None:
             assert self.model.lookup(prompt, asked)[0] == 0
             return
         self.check_hit(hit, prompt, asked)
         if hit.resumed:
-            assert key == chain_key(ROOT, prompt[: hit.tokens], BLOCK)
-            assert not exact
+            assert named is not None
+            assert hit.tokens == named.end
+            assert hit.lineage is not None
+            assert hit.lineage.tag(named.end) == named.tag
         else:
             assert (hit.tokens, hit.pure, hit.exact) == self.model.lookup(prompt, asked)
         self.index.touch(hit.all_rows, self.now)
