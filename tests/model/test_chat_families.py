@@ -100,7 +100,7 @@ async def test_a_template_that_drops_the_thinking_keeps_what_came_before_it(
             whole = await model.apply_chat_template(messages)
             assert await model.detokenize(prompt) == await model.detokenize(whole)
             if turn:
-                assert done.cache.read >= 100
+                assert done.cache.read >= 64  # what is pure of the turn before
             messages += [
                 {"role": "assistant", "content": done.text},
                 {"role": "user", "content": "And?"},
