@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from erllama.backend.llama.amx import leave_out_amx
+
 log = logging.getLogger("erllama.llama")
 
 _WARN, _ERROR = 3, 4  # ggml_log_level (ggml.h)
@@ -66,6 +68,7 @@ def llama() -> Any:
     _keep.append(callback)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
+    leave_out_amx(_library("ggml"), _library("ggml-base"))
     return llama_cpp
 
 
@@ -105,11 +108,16 @@ def _collector_at_rest() -> Iterator[None]:
 @functools.cache
 def ggml() -> ctypes.CDLL:
     """libggml-base, for the `gguf_*` functions that `llama.h` does not repeat."""
-    llama()  # resolves the directory, and loads what libggml-base needs
+    llama()  # loads what libggml-base needs
+    return _library("ggml-base")
+
+
+def _library(name: str) -> ctypes.CDLL:
+    """One of the libraries that llama-cpp-python has loaded."""
     import llama_cpp
 
     folder = pathlib.Path(llama_cpp.__file__).parent / "lib"
-    found = sorted(folder.glob("*ggml-base.*"), key=lambda path: len(path.name))
+    found = sorted(folder.glob(f"*{name}.*"), key=lambda path: len(path.name))
     return ctypes.CDLL(str(found[0]))
 
 
