@@ -3,7 +3,7 @@
 Contract
     Writers   `index`, `counters`: the arbiter alone. `ram`: the RAM tier alone. `files`: the tier
               of that name alone. A part whose actor restarts is replaced, never emptied: whoever
-              holds the old one keeps what it found there.
+              holds the old one keeps what it found there. `pending`: the models, each its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from erllama.cache.files import RowFiles
 from erllama.cache.index import CacheIndex
+from erllama.cache.pending_saves import PendingSaves
 from erllama.cache.row import RowId
 from erllama.cache.trie import TIERS, Tier
 
@@ -87,6 +88,7 @@ class Board:
         self.counts = Counts()
         self.ram: dict[RowId, tuple[Any, ...]] = {}
         self.files: dict[Tier, RowFiles] = {}
+        self.pending = PendingSaves()
         self.bytes_per_s: dict[Tier, float] = dict.fromkeys(TIERS, 0.0)
 
     def note_read(self, tier: Tier, n_bytes: int, seconds: float) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from erllama.cache.messages import Bad, Collect, Drain, Free, Freed
 from erllama.cache.peers import Peers
 from erllama.cache.trie import TIERS, Tier
 from erllama.errors import ActorDied, CacheError
+
+T = TypeVar("T")
 
 
 class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +67,11 @@ class Cache:
         return board.counts.snapshot(board.index)
 
     def rows(self) -> Iterator[RowInfo]:
-        """All rows there are now."""
+        """All rows there are now; one that goes while they are looked at is left out."""
         index, now = self._runtime.board.index, time.monotonic()
         for row in list(index):
+            if not row.tiers:
+                continue
             yield RowInfo(
                 key=row.key.hex(),
                 form=row.form,
@@ -81,26 +85,40 @@ class Cache:
             )
 
     async def evict_bytes(self, n: int, tiers: Sequence[Tier] | None = None) -> Freed:
-        """Give up at least `n` bytes, the least valuable rows first.
+        """Give up at least `n` bytes, the least valuable rows first; they are free on return.
 
         Raises:
-            CacheError: the cache is not running, or `n` is negative, or a tier unknown.
+            CacheError: the cache is not running or went down meanwhile, or `n` is negative, or a
+                tier unknown.
         """
         wanted = tuple(tiers) if tiers is not None else TIERS
         if n < 0 or any(tier not in TIERS for tier in wanted):
             raise CacheError(f"evict_bytes: expected n >= 0 and tiers of {', '.join(TIERS)}")
-        freed: Freed = await self._ask(Free(n, wanted))
+        freed = await self._ask(Free(n, wanted))
+        if freed.rows:
+            await self._heard(wanted)
         return freed
 
     async def gc(self) -> Freed:
-        """Remove rows that no prompt can reach any more."""
-        freed: Freed = await self._ask(Collect())
+        """Remove rows that no prompt can reach any more; their files are gone on return.
+
+        Raises:
+            CacheError: the cache is not running or went down meanwhile.
+        """
+        freed = await self._ask(Collect())
+        if freed.rows:
+            await self._heard(TIERS)
         return freed
 
     async def verify(self) -> VerifyReport:
-        """Read every row in a file back and check it; what is bad is dropped and moved aside."""
+        """Read every row in a file back and check it; what is bad was dropped and moved aside.
+
+        Raises:
+            CacheError: something is bad, and the cache went down before it was dropped.
+        """
         board = self._runtime.board
-        checked = bad = 0
+        checked = 0
+        bad: list[Tier] = []
         for row in list(board.index):
             for tier in row.tiers:
                 files = board.files.get(tier)
@@ -109,16 +127,24 @@ class Cache:
                 checked += 1
                 good = await files.reading.run(partial(files.is_good, row.id))
                 if not good and tier in row.tiers:  # else it was evicted meanwhile
-                    bad += 1
+                    bad.append(tier)
                     self._runtime.peers.tell_arbiter(Bad(row, tier, missing=False))
-        return VerifyReport(checked=checked, bad=bad)
+        if bad:
+            await self._ask(Free(0, ()))  # a call comes behind what is urgent
+            await self._heard(bad)
+        return VerifyReport(checked=checked, bad=len(bad))
 
     async def flush(self) -> None:
-        """Wait until everything that is to be written is written.
+        """Wait until what was computed before this call is kept, and written where it is to be.
+
+        So what a request had to leave when it was answered is in files when this returns, as far
+        as there are tiers of files that take it; what is saved meanwhile is not waited for. A
+        model that crashes, hangs or is unloaded is not waited for either, a disk that hangs is.
 
         Raises:
-            CacheError: the cache went down meanwhile.
+            CacheError: the cache went down meanwhile; what was not written yet may be lost.
         """
+        await self._runtime.board.pending.settled()
         writers = self._runtime.peers.writers
         if writers is not None:
             await _answer(writers, Drain())
@@ -130,9 +156,25 @@ class Cache:
         freed: Freed = await _answer(arbiter, message)
         return freed
 
+    async def _heard(self, tiers: Iterable[Tier]) -> None:
+        """Wait until tiers have done what the arbiter told them before."""
+        for tier in dict.fromkeys(tiers):
+            actor = self._runtime.peers.tier(tier)
+            if actor is not None:
+                await _alive(actor.probe())  # is served behind what is urgent
+
 
 async def _answer(actor: Ref, message: object) -> Any:
+    return await _alive(actor.call(message))
+
+
+async def _alive(answer: Coroutine[Any, Any, T]) -> T:
+    """What an actor of the cache answers.
+
+    Raises:
+        CacheError: it went down before it did.
+    """
     try:
-        return await actor.call(message)
+        return await answer
     except ActorDied as died:
         raise CacheError(f"the cache went down: {died.reason!r}; it is restarting") from died

@@ -125,7 +125,7 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """Call to the writers: answered once everything that was queued before is written."""
+    """Call to the writers: answered once what was queued before is written, or was dropped."""
 
 
 class TierPlace(msgspec.Struct, frozen=True):

@@ -38,9 +38,17 @@ ADOPTION_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """Tag of a row that is being written."""
+    """Tag of a row that is being written: its number, which is never given twice."""
 
-    tier: Tier
+    number: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drain:
+    """A call of `Drain`, and the numbers of the rows that it still waits for."""
+
+    reply: ReplyTo
+    rows: set[int]
 
 
 class Writers(Actor):
@@ -60,10 +68,12 @@ class Writers(Actor):
         self._peers = peers
         self._width = width
         self._max_bytes = max_bytes
-        self._waiting: dict[Tier, deque[Write]] = {tier: deque() for tier in TIERS}
+        self._waiting: dict[Tier, deque[tuple[int, Write]]] = {tier: deque() for tier in TIERS}
         self._waiting_bytes = 0
         self._writing: dict[Tier, int] = dict.fromkeys(TIERS, 0)
-        self._drains: list[ReplyTo] = []
+        self._numbers = 0
+        self._open: set[int] = set()  # the rows that wait or are being written
+        self._drains: list[_Drain] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def init(self) -> None:
@@ -88,54 +98,64 @@ class Writers(Actor):
     async def handle_call(self, payload: Any, reply: ReplyTo) -> Any:
         match payload:
             case Drain():
-                self._drains.append(reply)
-                self._go_on()
+                if not self._open:
+                    return None
+                self._drains.append(_Drain(reply, set(self._open)))
                 return DEFERRED
             case _:
                 return await super().handle_call(payload, reply)
 
     async def handle_urgent(self, payload: Any) -> None:
         match payload:
-            case TaskDone(_Done(), _, error):
+            case TaskDone(_Done(number), _, error):
                 if error is not None:
                     self.log.warning("a row was not written: %r", error)
-                self._go_on()
+                self._begin()
+                self._over(number)
             case _:
                 await super().handle_urgent(payload)
 
     async def terminate(self, reason: object) -> None:
-        """On an orderly end, write what waits; the deadline of the shutdown bounds it."""
-        while reason in ("shutdown", "normal"):
-            self._begin()
-            if not self._tasks:
-                break
+        """On an orderly end, write what waits; the deadline of the shutdown bounds it.
+
+        On any other, what waits is lost: whoever drains hears that this actor went down.
+        """
+        if reason not in ("shutdown", "normal"):
+            return
+        self._begin()
+        while self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for reply in self._drains:
-            reply.send(None)
+            self._begin()
+        for drain in self._drains:
+            drain.reply.send(None)
 
     def _accept(self, write: Write, size: int) -> None:
         if self._waiting_bytes + size > self._max_bytes:
             self._board.counts.add("saves_dropped")
             return
-        self._waiting[write.tier].append(write)
+        self._numbers += 1
+        self._open.add(self._numbers)
+        self._waiting[write.tier].append((self._numbers, write))
         self._waiting_bytes += size
-        self._go_on()
-
-    def _go_on(self) -> None:
         self._begin()
-        if not self._tasks:
-            for reply in self._drains:
-                reply.send(None)
-            self._drains.clear()
+
+    def _over(self, number: int) -> None:
+        """A row was written, or could not be: answer those who waited for it last."""
+        self._open.discard(number)
+        for drain in self._drains:
+            drain.rows.discard(number)
+            if not drain.rows:
+                drain.reply.send(None)
+        self._drains = [drain for drain in self._drains if drain.rows]
 
     def _begin(self) -> None:
         """Write what waits, as far as its tier has a writer free."""
         for tier, waiting in self._waiting.items():
             while waiting and self._writing[tier] < self._width:
-                write = waiting.popleft()
+                number, write = waiting.popleft()
                 self._waiting_bytes -= write.row.size
                 self._writing[tier] += 1
-                task = self.spawn_task(self._write(write.row, tier), then=_Done(tier))
+                task = self.spawn_task(self._write(write.row, tier), then=_Done(number))
                 self._tasks.add(task)
                 task.add_done_callback(partial(self._ended, tier))
 

@@ -279,6 +279,8 @@ class ModelActor(StateMachine):
         match event:
             case Urgent(LaneBack()):
                 raise EngineCrashed("the engine was stuck in a call for too long")
+            case Urgent(SaveDone()) | TaskDone(Kept()):  # what was taken out before
+                await self._hear(event)
             case Call():
                 raise EngineStuck(
                     f"model {self._spec.id!r} is stuck in a native call; restart the process"
@@ -395,6 +397,7 @@ class ModelActor(StateMachine):
             stall_s=spec.context.decode_stall_ms / 1e3,
             pace=self._gauges.pace,
         )
+        self.ref.watch(lambda _: work.rest())  # however it ends, also where it is given up
         embeddings = Embeddings(
             owner=self._owner,
             engine=engine,
@@ -442,11 +445,8 @@ class ModelActor(StateMachine):
                 job.hurries = True
             case Call(Evict(), reply):
                 self._evictions.add(reply, self._loaded_here.floor.running())
-            case Call(CachedPrefix(tokens)):
-                scope = Scope("", self._adapters.in_force)
-                cache = self._loaded_here.work.cache
-                hit = cache.find(tokens, scope=scope, exact=False, resume=None)
-                return hit.tokens if hit is not None else 0
+            case Call(CachedPrefix() as asked, reply):
+                self._cached_prefix(asked.tokens, reply)
             case Call(EndSession(session_id), reply):
                 self._end_session(session_id)
                 reply.send(None)
@@ -525,6 +525,8 @@ class ModelActor(StateMachine):
                 here.embeddings.too_long(number)
             case Urgent(EmbedGiveUp(number)):
                 await self._give_up(here, here.embeddings.is_lost(number))
+            case TaskDone("saved", _, Exception() as error):
+                raise error
             case TaskDone():
                 return
             case _:
@@ -658,6 +660,11 @@ class ModelActor(StateMachine):
             self._adapters.unload(adapter.id)
         else:
             reply.send(adapter)
+
+    def _cached_prefix(self, tokens: array.array[int], reply: ReplyTo) -> None:
+        work, scope = self._loaded_here.work, Scope("", self._adapters.in_force)
+        known = work.warm(tokens, scope)
+        work.once_saved(tokens, scope, lambda: reply.send(work.warm(tokens, scope)), behind=known)
 
     def _end_session(self, session_id: str) -> None:
         live = self._sessions.end(session_id)
@@ -871,6 +878,7 @@ class ModelActor(StateMachine):
         for job in self._all_jobs():
             self._settle(job, error)
         here.embeddings.fail_all(error)
+        here.work.give_up()
         here.floor.forget_all()
         for job in list(self._waiting):
             self._waiting.remove(job)
@@ -928,7 +936,11 @@ class ModelActor(StateMachine):
         completion = job.completion(finished or "cancelled", now)
         if job.sink is not None:
             job.sink.push(Done(completion))
-        job.reply.send(completion)
+        reply = job.reply
+        if job.prefill_only and job.tokens is not None and self._here is not None:
+            self._here.work.once_saved(job.tokens, job.scope, lambda: reply.send(completion))
+        else:
+            reply.send(completion)
 
     def _parting_error(self, reason: object) -> ErllamaError:
         if isinstance(reason, str) and reason in ("shutdown", "normal"):

@@ -2,7 +2,7 @@
 
 Contract
     State     the saves that are on their way (`_saving`): out of the sequence on the lane
-              (`_taking`), then into the arbiter's hands.
+              (`_taking`), then into the arbiter's hands. `_saves` shows them to who waits.
     Writer    the model's actor, whose messages end up in the methods here.
     Order     a save is queued on the lane before the step that follows it, so it sees the state
               as it was; nobody waits for it but a request that could use its rows.
@@ -49,6 +49,8 @@ from erllama.model.messages import (
     WaitedEnough,
 )
 from erllama.model.resume import Cut, join_key
+from erllama.model.saves import Saves
+from erllama.model.scope import Scope
 from erllama.model.slicing import common_prefix
 
 _HOT = 2  # uses after which a row of a file is kept in memory too
@@ -88,6 +90,7 @@ class CacheWork:
         self._spawn = spawn
         self._saving: dict[int, Saving] = {}
         self._taking: dict[int, tuple[Saving, asyncio.Future[SavedState | None]]] = {}
+        self._saves = Saves(board.pending, spawn)
         self._numbers = 0
         self._kept = 0
         state = engine.capabilities.state
@@ -333,6 +336,7 @@ class CacheWork:
             saved = await taken
             if saved is not None:
                 await self.cache.offer(self._rows(saving, saved), saving.reason)
+            self._saves.end(saving.number)
 
     async def save_last(self, job: Job, generation: Generation) -> None:
         """Save what an interrupted request has computed, and wait for it: the model is ending.
@@ -352,6 +356,7 @@ class CacheWork:
             if not done.done():
                 done.set_result(saved)
 
+        self._saves.begin(saving.number)
         with contextlib.suppress(EngineError):
             seq = generation.seq
             self._errands.run(
@@ -360,6 +365,7 @@ class CacheWork:
             saved = await done
             if saved is not None:
                 await self.cache.offer(self._rows(saving, saved), saving.reason)
+        self._saves.end(saving.number)
 
     def _save(
         self, job: Job, generation: Generation, reason: Reason, logits: Buffer | None
@@ -368,6 +374,7 @@ class CacheWork:
         if made is not None:
             saving, snapshot = made
             self._saving[saving.number] = saving
+            self._saves.begin(saving.number)
             self._queue(saving, generation.seq, snapshot=snapshot)
 
     def _to_save(
@@ -482,6 +489,36 @@ class CacheWork:
         self._kept += 1
         self._saving.pop(number, None)
         self._taking.pop(number, None)
+        self._saves.end(number)
+
+    # For those who wait for saves
+
+    def once_saved(
+        self, tokens: array.array[int], scope: Scope, then: Callable[[], object], *, behind: int = 0
+    ) -> None:
+        """Call `then` when what was computed of a prompt before now is in the cache, or lost.
+
+        Args:
+            behind: tokens of it that need not be waited for.
+        """
+        coming = [one for one in self._saving.values() if one.scope == scope]
+        news = [one.number for one in coming if common_prefix(one.tokens, tokens) > behind]
+        self._saves.once_over(news, then)
+
+    def warm(self, tokens: array.array[int], scope: Scope) -> int:
+        """How many tokens of a prompt the cache has."""
+        hit = self.cache.find(tokens, scope=scope, exact=False, resume=None)
+        return 0 if hit is None else hit.tokens
+
+    def give_up(self) -> None:
+        """The lane does not come back: nobody shall wait for what it has not taken out."""
+        for number, (_, taken) in self._taking.items():
+            if not taken.done():
+                self._saves.end(number)
+
+    def rest(self) -> None:
+        """The actor has ended: what was not handed over never will be."""
+        self._saves.end_all()
 
 
 def _lineage(hit: Hit) -> Lineage:

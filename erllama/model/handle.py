@@ -205,6 +205,7 @@ class Model:
     async def prefill(self, prompt: str | Sequence[int], **options: Any) -> Prefill:
         """Compute `prompt` and keep it in the cache; nothing is generated.
 
+        It is there when this returns, in memory; `Cache.flush` waits until it is in files too.
         Arguments and errors are those of `complete`; sampling options change nothing.
         """
         job = self._job(prompt, options, prefill_only=True)
@@ -218,6 +219,9 @@ class Model:
 
     async def cached_prefix(self, tokens: Sequence[int]) -> int:
         """How many of `tokens`, from the first on, need not be computed here.
+
+        Of what was computed before this call and is still being saved, what begins like `tokens`
+        is waited for.
 
         Raises:
             RequestError: no token ids.

@@ -22,6 +22,7 @@ from erllama.cache.supervisor import cache_supervisor
 from erllama.cache.trie import TIERS, Tier
 from erllama.clock import Clock
 from tests.cache.support import row_meta
+from tests.model.staging import until
 
 PATIENCE_S = 60.0
 """Far more than any test needs: a test that waits this long hangs."""
@@ -200,7 +201,16 @@ def pins(runtime: Runtime) -> int:
     return sum(runtime.board.index.pinned(row) for row in runtime.board.index)
 
 
+async def unpinned(runtime: Runtime) -> None:
+    """Wait until no row is pinned.
+
+    A thread that reads rows keeps them pinned until it is through, also for a request that has
+    ended: who asks right behind it may be too early on a busy machine.
+    """
+    await until(lambda: pins(runtime) == 0)
+
+
 __all__ = [
     "PATIENCE_S", "Rig", "RowId", "answer", "cold", "held", "kept", "names", "new_row", "pins",
-    "prompt", "rig", "row_files", "stub_runtime", "temporaries",
+    "prompt", "rig", "row_files", "stub_runtime", "temporaries", "unpinned",
 ]  # fmt: skip

@@ -255,6 +255,9 @@ async def test_verify_finds_what_is_damaged_and_nothing_else(tmp_path: pathlib.P
         flip_end(files[1])
         report = await runtime.cache.verify()
         assert (report.checked, report.bad) == (2, 1)
+        moved = tmp_path / "kv" / "quarantine"
+        assert [path.name for path in moved.iterdir()] == [files[1].name], "when it returns"
+        assert [row.tokens for row in runtime.cache.rows()] == [256]
         report = await runtime.cache.verify()
         assert (report.checked, report.bad) == (1, 0)
         assert runtime.cache.counters().corrupt_rows == 1

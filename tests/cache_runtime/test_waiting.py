@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from erllama import CallTimeout, Model, ModelNotFound, Runtime
+from erllama.actor import kill
 from erllama.actor.testing import settle
 from erllama.backend.stub import StubEngine
 from erllama.cache.reader import Reader
@@ -24,6 +25,7 @@ from tests.cache_runtime.rig import (
     pins,
     prompt,
     stub_runtime,
+    unpinned,
 )
 
 PROMPT = prompt(1)
@@ -31,9 +33,15 @@ OTHER = prompt(2)
 
 
 class Held:
-    """A method whose calls wait on their thread until they are let go."""
+    """A method whose calls wait on their thread until they are let go.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> None:
+    Args:
+        most: how many of them do; those that come later go through.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, kind: type, name: str, *, most: int = 1_000_000
+    ) -> None:
         self.reached = asyncio.Event()
         self.calls = 0
         self._go_on = threading.Event()
@@ -41,8 +49,9 @@ class Held:
 
         def slow(this: Any, *args: Any, **options: Any) -> Any:
             self.calls += 1
-            loop.call_soon_threadsafe(self.reached.set)
-            assert self._go_on.wait(PATIENCE_S)
+            if self.calls <= most:
+                loop.call_soon_threadsafe(self.reached.set)
+                assert self._go_on.wait(PATIENCE_S)
             return original(this, *args, **options)
 
         monkeypatch.setattr(kind, name, slow)
@@ -86,7 +95,62 @@ async def test_a_request_ends_at_once_while_it_waits_for_its_state(
         held.go_on()
         assert (await behind).tokens == other
         assert (await answer(model, PROMPT)).tokens == expected
+        await unpinned(runtime)
+
+
+@pytest.mark.parametrize("end", ["cancel", "timeout"])
+async def test_rows_stay_pinned_while_a_thread_reads_them_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Its request is over, and others come and go: what it reads must not be evicted still."""
+    expected = await cold(PROMPT)
+    async with stub_runtime() as runtime:
+        model = await warm(runtime)
+        held = Held(monkeypatch, Reader, "fill", most=1)
+        options = {"timeout": 0.05} if end == "timeout" else {}
+        asking = asyncio.create_task(answer(model, PROMPT, **options))
+        await held.reached.wait()
+        if end == "cancel":
+            asking.cancel()
+        with pytest.raises(asyncio.CancelledError if end == "cancel" else CallTimeout):
+            await asking
+        read = pins(runtime)
+        assert read == 2
+        again = await answer(model, PROMPT)
+        assert (again.cache.hit, again.tokens) == ("exact", expected)
+        await kept(runtime, model)
+        assert pins(runtime) == read, "a second reader gives back its own pins only"
+        await runtime.cache.evict_bytes(1 << 40)
+        assert runtime.cache.counters().rows >= read
+        held.go_on()
+        await unpinned(runtime)
+        await runtime.cache.evict_bytes(1 << 40)
+        assert runtime.cache.counters().rows == 0
+
+
+@pytest.mark.parametrize("name", ["cache:arbiter", "cache:ram"])
+async def test_pins_are_given_back_to_the_index_that_they_were_taken_from(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The actor of the cache that held the rows is another one by the time they are read."""
+    expected = await cold(PROMPT)
+    async with stub_runtime(restart_intensity=1_000) as runtime:
+        model = await warm(runtime)
+        before = runtime.board.index
+        read = list(before)
+        held = Held(monkeypatch, Reader, "fill", most=1)
+        asking = asyncio.create_task(answer(model, PROMPT))
+        await held.reached.wait()
+        ref = await runtime._registry.wait_for(name)
+        kill(ref)
+        await ref.wait_dead()
+        await (await runtime._registry.wait_for("cache:writers")).wait_started()
+        held.go_on()
+        assert (await asking).tokens == expected
+        await kept(runtime, model)
+        assert not any(before.pinned(row) for row in read)
         assert pins(runtime) == 0
+        assert (await answer(model, PROMPT)).tokens == expected
 
 
 @pytest.mark.parametrize("place", PLACES)

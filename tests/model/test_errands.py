@@ -122,6 +122,27 @@ async def test_one_that_hangs_makes_its_model_stuck_until_it_is_back(
         await assert_as_new(model)
 
 
+async def test_nobody_waits_for_a_save_that_hangs_once_its_model_is_stuck(
+    clock: ManualClock,
+) -> None:
+    stage = Stage()
+    async with stage.runtime() as runtime, Gate() as gate:
+        model = await runtime.load_model("stub.gguf", **OPTIONS)
+        tasks = await held_in("save", stage, model, gate)
+        flushing = asyncio.create_task(runtime.cache.flush())
+        await clock.advance(ENOUGH_S)
+        assert not flushing.done()
+        await clock.advance(GRACE_S)
+        assert model.status().phase == "stuck"
+        await flushing
+        for task in tasks:
+            with pytest.raises(EngineStuck):
+                await task
+        gate.open()
+        await until(lambda: model.status().restarts == 1)
+        assert len(runtime.board.pending) == 0
+
+
 @pytest.mark.parametrize("call", CALLS)
 async def test_one_that_is_late_but_comes_back_costs_nobody_anything(
     clock: ManualClock, caplog: pytest.LogCaptureFixture, call: str

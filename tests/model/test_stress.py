@@ -11,7 +11,7 @@ import pytest
 import erllama
 from erllama import Completion, Model, Runtime
 from erllama.backend.llama.room import Room
-from tests.cache_runtime.rig import pins
+from tests.cache_runtime.rig import unpinned
 from tests.model.staging import floor_of, until
 from tests.model.stress import Answered, World, compare, run
 from tests.models import TINY
@@ -64,7 +64,7 @@ async def assert_nothing_is_left(runtime: Runtime, model: Model) -> None:
     floor = floor_of(model)
     floor.check_integrity()
     assert not floor.all_jobs()
-    assert pins(runtime) == 0
+    await unpinned(runtime)  # what was cancelled while its rows were read
     assert runtime.cache.counters().saves_dropped == 0
     assert (await runtime.cache.verify()).bad == 0
 
