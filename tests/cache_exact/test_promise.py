@@ -187,6 +187,10 @@ async def alone(seat: Seat, turn: Turn, salt: str) -> Answer:
     return await seat.ask(turn.prompt, turn.n, cache_salt=salt, **named, **turn.options)
 
 
+def random_lengths(source: random.Random, most: int) -> list[int]:
+    return [source.randrange(3, most) for _ in range(4)]
+
+
 async def mix(case: Case, *, rounds: int, seed: object = 0) -> tuple[int, int]:
     """Random prompts, retries, branches and turns; returns how many named a reply or read rows."""
     source = random.Random(f"{case.name} {seed}")
@@ -195,10 +199,10 @@ async def mix(case: Case, *, rounds: int, seed: object = 0) -> tuple[int, int]:
         seat = await here.load(case, n_seq_max=2)
         turns: list[Turn] = []
         for n in range(rounds):
-            text = seat.prompt(source.choice([1, 2, source.randrange(3, 130)]), n)
+            text = seat.prompt(source.choice([1, 2, *random_lengths(source, 130)]), n)
             options = source.choice([GREEDY, SAMPLED])
-            length = source.choice([1, 2, source.randrange(3, 60)])
-            turn = Turn(seat.prompt(source.randrange(1, 200), n), length, options)
+            length = source.choice([1, 2, *random_lengths(source, 60)])
+            turn = Turn(seat.prompt(random_lengths(source, 250)[0], n), length, options)
             if turns:
                 old = source.choice(turns)
                 match source.choice(["retry", "on", "on", "branch", "accident"]):
@@ -229,7 +233,7 @@ async def mix(case: Case, *, rounds: int, seed: object = 0) -> tuple[int, int]:
 
 @pytest.mark.parametrize("case", MIXED_UP, ids=lambda case: case.name)
 async def test_after_any_mixture_of_requests_each_is_answered_as_if_alone(case: Case) -> None:
-    named, read = await mix(case, rounds=16)
+    named, read = await mix(case, rounds=12)
     assert named + read > 4
 
 

@@ -276,7 +276,7 @@ async def test_cached_prefix_counts_what_was_just_computed(saves: Callable[[], H
         held.let_go()
         found = await asking
         await kept(runtime, model)
-        assert found == await model.cached_prefix(context) == len(done.context_tokens) - 1
+        assert found == await model.cached_prefix(context) == len(PROMPT) // 64 * 64 > 0
 
 
 async def warm(model: Model) -> None:
