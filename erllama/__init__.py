@@ -5,10 +5,10 @@ async with erllama.load(erllama.bundled_model()) as model:
 """
 
 from erllama.bundled import bundled_model
-from erllama.cache.board import CacheCounters
-from erllama.cache.handle import Cache, RowInfo, VerifyReport
+from erllama.cache.facade import Cache, RowInfo, VerifyReport
 from erllama.cache.messages import Freed
 from erllama.cache.policy import CachePolicy
+from erllama.cache.shared_view import CacheCounters
 from erllama.config import ContextConfig, ModelConfig, RuntimeConfig
 from erllama.errors import (
     ActorDied,

@@ -33,11 +33,11 @@ from erllama.backend.fingerprint import FileHashes
 from erllama.backend.lane import Lane
 from erllama.backend.lane_actor import LaneActor
 from erllama.backend.workers import Workers
-from erllama.cache.board import Board
-from erllama.cache.handle import Cache
+from erllama.cache.actor_refs import CacheActors
+from erllama.cache.facade import Cache
 from erllama.cache.messages import TierPlace
-from erllama.cache.peers import Peers
 from erllama.cache.policy import CachePolicy
+from erllama.cache.shared_view import CacheView
 from erllama.cache.supervisor import cache_supervisor
 from erllama.checked import Checked, unknown_keyword
 from erllama.clock import Clock, LoopClock
@@ -102,7 +102,7 @@ class Runtime:
         self._specs: dict[str, ModelSpec] = {}
         self._root: Ref | None = None
         self._registry = Registry()
-        self.board = Board()
+        self.view = CacheView()
         self.cache = Cache(self)
         self._changing = asyncio.Lock()
         self._finders: dict[str, set[asyncio.Timeout]] = {}
@@ -137,16 +137,16 @@ class Runtime:
             await self._end()
 
     @property
-    def peers(self) -> Peers:
+    def actors(self) -> CacheActors:
         """The actors of the cache."""
-        return Peers(self._registry)
+        return CacheActors(self._registry)
 
     async def _begin(self) -> None:
         self._registry = Registry()
         self._lane = Lane()
         self._workers = Workers()
         self._readers = Workers(2, low_priority=False)
-        self.board = Board()
+        self.view = CacheView()
         self._memory = await asyncio.to_thread(FileHashes, self.config.cache_dir)
         supervisor = Supervisor(
             [
@@ -327,7 +327,7 @@ class Runtime:
                 )
             )
         return cache_supervisor(
-            self.board,
+            self.view,
             self._registry,
             ram_bytes=config.ram_bytes,
             places=places,
@@ -394,8 +394,8 @@ class Runtime:
             workers=self._workers,
             memory=self._memory,
             readers=self._readers,
-            board=self.board,
-            peers=self.peers,
+            view=self.view,
+            actors=self.actors,
             policy=policy_config,
             gauges=Gauges(chosen),
             crashes=Intensity(self.config.restart_intensity, self.config.restart_period_s),

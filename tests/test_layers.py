@@ -42,7 +42,7 @@ PURE = {
     "backend.fairness",
     "backend.llama.header_check",
     "backend.plan_check",
-    "cache.elapsed",
+    "cache.monotonic",
     "cache.eviction",
     "cache.index",
     "cache.key",

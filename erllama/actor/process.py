@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from erllama.actor.ending import CANCEL_GRACE, end_tasks, where
+from erllama.actor.cancellation import CANCEL_GRACE, end_tasks, where
 from erllama.actor.failures import StuckActor, unwrap
 from erllama.actor.mailbox import Mailbox
 from erllama.actor.message import Message, StatusRequest, Stop, TaskDone

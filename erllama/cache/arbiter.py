@@ -2,8 +2,8 @@
 
 Contract
     State     the index, the reservations, quotas and which tiers are up.
-    Writer    this actor's task, of all of them. Models read `Board.index` between its turns, and
-              pin, unpin and touch rows there; these change no row's place.
+    Writer    this actor's task, of all of them. Models read `CacheView.index` between its turns,
+              and pin, unpin and touch rows there; these change no row's place.
     Invariant a row is in the index under a tier only when that tier holds it whole. What leaves
               the index is deleted after, never before. The bytes of a tier stay within its quota,
               rows being written included.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from erllama.actor import Actor, ReplyTo, TaskDone
-from erllama.cache.board import Board
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.index import CacheIndex
 from erllama.cache.messages import (
     Bad,
@@ -36,9 +36,9 @@ from erllama.cache.messages import (
     Write,
     Written,
 )
-from erllama.cache.peers import Peers
 from erllama.cache.reservation import Expired, Reservation, Reservations
 from erllama.cache.row import HEAD_BYTES, RowId
+from erllama.cache.shared_view import CacheView
 from erllama.cache.trie import BIT, TIERS, Row, Tier
 from erllama.clock import Timer
 from erllama.errors import ErllamaError
@@ -64,9 +64,9 @@ class Arbiter(Actor):
         quotas: bytes that each tier may hold; a tier that is not named is not used.
     """
 
-    def __init__(self, board: Board, peers: Peers, quotas: Mapping[Tier, int]) -> None:
-        self._board = board
-        self._peers = peers
+    def __init__(self, view: CacheView, actors: CacheActors, quotas: Mapping[Tier, int]) -> None:
+        self._view = view
+        self._actors = actors
         self._quotas = dict(quotas)
         self._reservations = Reservations()
         self._reserved: dict[int, tuple[Tier, int]] = {}
@@ -74,7 +74,7 @@ class Arbiter(Actor):
         self._sweep: Timer | None = None
 
     async def init(self) -> None:
-        self._board.index = CacheIndex()
+        self._view.index = CacheIndex()
         self._arm_sweep()
 
     async def terminate(self, reason: object) -> None:
@@ -86,7 +86,7 @@ class Arbiter(Actor):
             case Offer(rows, reason, tiers, write_through):
                 for row in rows:
                     if await self._keep(row, tiers, write_through=write_through):
-                        self._board.counts.add(f"saves_{reason}")
+                        self._view.counts.add(f"saves_{reason}")
                 return None
             case Reserve(row, tier):
                 return await self._reserve(row, tier)
@@ -114,10 +114,10 @@ class Arbiter(Actor):
                 self._bad(row, tier, missing=missing)
             case Promote(rows):
                 for row in rows:
-                    if self._board.index.get(row.id) is row and "ram" not in row.tiers:
+                    if self._view.index.get(row.id) is row and "ram" not in row.tiers:
                         self.spawn_task(self._read_back(row), then=_Promoted(row))
             case TaskDone(_Promoted(row), new, None):
-                if self._board.index.get(row.id) is row:
+                if self._view.index.get(row.id) is row:
                     await self._put_in_ram(new)
             case "sweep":
                 for expired in self._reservations.expired(self.clock.now()):
@@ -132,7 +132,7 @@ class Arbiter(Actor):
 
     async def _keep(self, row: NewRow, tiers: tuple[Tier, ...], *, write_through: bool) -> bool:
         """Give a row to the first tier that takes it; whether one did, or had it already."""
-        index = self._board.index
+        index = self._view.index
         if index.contains(row.meta.id):
             self._write_through(row, tiers, wanted=write_through)
             return False
@@ -145,51 +145,51 @@ class Arbiter(Actor):
             if await self._put_in_ram(row):
                 self._write_through(row, tiers, wanted=write_through)
                 return True
-        self._board.counts.add("saves_dropped")
+        self._view.counts.add("saves_dropped")
         return False
 
     async def _put_in_ram(self, row: NewRow) -> bool:
-        ram = self._peers.tier("ram")
+        ram = self._actors.tier("ram")
         if ram is None or not await self._make_room("ram", _held(row)):
             return False
         try:
             await ram.call(Put(row.meta.id, row.parts))
         except ErllamaError:
             return False
-        index = self._board.index
+        index = self._view.index
         kept = index.insert(row.meta, _held(row), "ram", now=self.clock.now())
         await self._drop_superseded(kept)
         return True
 
     def _write_through(self, row: NewRow, tiers: tuple[Tier, ...], *, wanted: bool) -> None:
         possible = wanted and "disk" in tiers and "disk" in self._writable
-        if possible and not self._board.index.contains(row.meta.id, "disk"):
+        if possible and not self._view.index.contains(row.meta.id, "disk"):
             self._write(row, "disk")
 
     def _write(self, row: NewRow, tier: Tier) -> None:
-        writers = self._peers.writers
+        writers = self._actors.writers
         if writers is None:
-            self._board.counts.add("saves_dropped")
+            self._view.counts.add("saves_dropped")
             return
         try:
             writers.cast(Write(row, tier))
         except ErllamaError:  # its mailbox is full
-            self._board.counts.add("saves_dropped")
+            self._view.counts.add("saves_dropped")
 
     async def _read_back(self, row: Row) -> NewRow:
         """A row of a file, as it was before it was written."""
-        files = self._board.files[next(tier for tier in row.tiers if tier != "ram")]
+        files = self._view.files[next(tier for tier in row.tiers if tier != "ram")]
         return NewRow(*await files.reading.run(lambda: files.load(row.id)))
 
     # Files
 
     async def _reserve(self, row: NewRow, tier: Tier) -> Reservation | None:
         row_id = row.meta.id
-        if tier not in self._writable or self._board.index.contains(row_id, tier):
+        if tier not in self._writable or self._view.index.contains(row_id, tier):
             return None
         size = _held(row)
         if not await self._make_room(tier, size):
-            self._board.counts.add("saves_dropped")
+            self._view.counts.add("saves_dropped")
             return None
         reservation = self._reservations.reserve(
             row_id, f"writers:{tier}", self.clock.now(), RESERVATION_S
@@ -203,24 +203,24 @@ class Arbiter(Actor):
         self._reserved.pop(reservation.number, None)
 
     async def _insert_written(self, meta: Any, size: int, tier: Tier) -> None:
-        kept = self._board.index.insert(meta, size, tier, now=self.clock.now())
+        kept = self._view.index.insert(meta, size, tier, now=self.clock.now())
         await self._drop_superseded(kept)
         await self._trim(tier)
 
     def _over(self, expired: Expired) -> None:
         """A writer took too long. Before the link its file is invisible; after it, look."""
         tier, _ = self._reserved.pop(expired.reservation.number, ("disk", 0))
-        self._board.counts.add("write_timeouts")
+        self._view.counts.add("write_timeouts")
         if expired.action == "validate":
             self.spawn_task(self._validate(expired.reservation, tier), then="validated")
 
     async def _validate(self, reservation: Reservation, tier: Tier) -> None:
-        files = self._board.files.get(tier)
+        files = self._view.files.get(tier)
         if files is not None:
             found = await files.reading.run(lambda: files.look(reservation.id))
             if found is None:
                 await files.writing.run(lambda: files.quarantine(reservation.id))
-            elif self._board.files.get(tier) is files:
+            elif self._view.files.get(tier) is files:
                 await self._insert_written(found.meta, found.size, tier)
         self._reservations.release(reservation)
 
@@ -228,7 +228,7 @@ class Arbiter(Actor):
 
     async def _opened(self, opened: Opened) -> None:
         """A tier has started: it holds what it says, and nothing else."""
-        index, now = self._board.index, self.clock.now()
+        index, now = self._view.index, self.clock.now()
         bit = BIT[opened.tier]
         gone = [row for row in index if row.where & bit] if index.count(opened.tier) else []
         for i, row in enumerate(gone):
@@ -243,21 +243,21 @@ class Arbiter(Actor):
             index.insert(
                 found.meta, found.size, opened.tier, now=now, hits=found.hits, age_s=found.age_s
             )
-        self._board.counts.add("corrupt_rows", opened.quarantined)
+        self._view.counts.add("corrupt_rows", opened.quarantined)
         if opened.writable:
             self._writable.add(opened.tier)
             await self._trim(opened.tier)
 
     def _bad(self, row: Row, tier: Tier, *, missing: bool) -> None:
-        index, files = self._board.index, self._board.files.get(tier)
+        index, files = self._view.index, self._view.files.get(tier)
         if files is not None and row.id in files.late:  # it is there, but nobody could wait for it
             files.late.discard(row.id)
-            self._board.counts.add("read_timeouts")
+            self._view.counts.add("read_timeouts")
             return
         if index.get(row.id) is not row:
             return
         index.remove(row, tier)
-        self._board.counts.add("corrupt_rows")
+        self._view.counts.add("corrupt_rows")
         if not missing:
             self._tell_tier(tier, SetAside(row.id))
 
@@ -276,19 +276,19 @@ class Arbiter(Actor):
 
     def _used(self, tier: Tier) -> int:
         pending = sum(size for where, size in self._reserved.values() if where == tier)
-        return self._board.index.bytes(tier) + pending
+        return self._view.index.bytes(tier) + pending
 
     async def _evict(self, tier: Tier, n_bytes: int) -> Freed:
         """Give up so many bytes of a tier, a few rows at a time."""
         rows = freed = 0
         while freed < n_bytes:
-            victims = self._board.index.evict(tier, n_bytes - freed, most=_AT_A_TIME)
+            victims = self._view.index.evict(tier, n_bytes - freed, most=_AT_A_TIME)
             if not victims:
                 break
             self._tell_tier(tier, Drop(tuple(row.id for row in victims)))
             rows += len(victims)
             freed += sum(row.size for row in victims)
-            self._board.counts.add("evictions", len(victims))
+            self._view.counts.add("evictions", len(victims))
             if freed < n_bytes:
                 await asyncio.sleep(0)
         return Freed(rows, freed)
@@ -302,7 +302,7 @@ class Arbiter(Actor):
         return Freed(rows, freed)
 
     async def _collect(self) -> Freed:
-        index = self._board.index
+        index = self._view.index
         useless: dict[Row, None] = {}
         async for row in _in_turns(index):
             useless |= dict.fromkeys(index.superseded(row))
@@ -318,7 +318,7 @@ class Arbiter(Actor):
         Those with logits stay until `gc` or an eviction takes them: with them the same prompt
         again is an exact hit.
         """
-        old = [old for old in self._board.index.superseded(row) if not old.has_logits]
+        old = [old for old in self._view.index.superseded(row) if not old.has_logits]
         await self._remove_everywhere(old, only=row.tiers)
 
     async def _remove_everywhere(self, rows: list[Row], *, only: tuple[Tier, ...]) -> Freed:
@@ -334,12 +334,12 @@ class Arbiter(Actor):
         freed = 0
         gone: dict[Tier, list[RowId]] = {tier: [] for tier in only}
         for row in rows:
-            if self._board.index.pinned(row):
+            if self._view.index.pinned(row):
                 continue  # since it was found needless somebody has begun to read it
             row_id, size = row.id, row.size
             for tier in row.tiers:
                 if tier in only:
-                    self._board.index.remove(row, tier)
+                    self._view.index.remove(row, tier)
                     gone[tier].append(row_id)
                     freed += size
         for tier, ids in gone.items():
@@ -348,7 +348,7 @@ class Arbiter(Actor):
         return freed
 
     def _tell_tier(self, tier: Tier, message: object) -> None:
-        actor = self._peers.tier(tier)
+        actor = self._actors.tier(tier)
         if actor is not None:
             actor.urgent(message)
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from erllama.cache.elapsed import Elapsed
 from erllama.cache.eviction import EvictionOrder
 from erllama.cache.key import TOKEN_BYTES
 from erllama.cache.lookup import find
+from erllama.cache.monotonic import MonotonicElapsed
 from erllama.cache.query import Hit, Query
 from erllama.cache.row import RowId, RowMeta
 from erllama.cache.trie import (
@@ -56,7 +56,7 @@ class CacheIndex:
         self._bytes: dict[Tier, int] = dict.fromkeys(TIERS, 0)
         self._counts: dict[Tier, int] = dict.fromkeys(TIERS, 0)
         self._pins: dict[Row, int] = {}
-        self._elapsed = Elapsed()
+        self._elapsed = MonotonicElapsed()
         self._n_rows = 0
         self.uses = 0
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from erllama.cache.files import Found
 from erllama.cache.policy import Reason
 from erllama.cache.reservation import Reservation
 from erllama.cache.row import RowId, RowMeta
+from erllama.cache.row_store import Found
 from erllama.cache.trie import Row, Tier
 
 

@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from erllama.cache.board import Board
-from erllama.cache.files import RowFiles
 from erllama.cache.query import Hit
 from erllama.cache.row import BadRow
+from erllama.cache.row_store import RowStore
+from erllama.cache.shared_view import CacheView
 from erllama.cache.trie import Row, Tier
 
 PATIENCE_S = 5.0
@@ -67,16 +67,16 @@ class Reader:
     """The rows of one hit. Made on the event loop, used once on a worker.
 
     Args:
-        board: whose rows.
+        view: whose rows.
         hit: what to read.
         n_vocab: how many logits a row has that has any.
         patience_s: how long files may take, besides what their size allows for.
     """
 
     def __init__(
-        self, board: Board, hit: Hit, *, n_vocab: int, patience_s: float | None = None
+        self, view: CacheView, hit: Hit, *, n_vocab: int, patience_s: float | None = None
     ) -> None:
-        self._board = board
+        self._view = view
         self._hit = hit
         self._logits_bytes = 4 * n_vocab
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
@@ -126,7 +126,7 @@ class Reader:
             for source, files in zip(on_files, places, strict=True)
         ]
 
-    def _read(self, source: _Source, files: RowFiles, target: Target) -> None:
+    def _read(self, source: _Source, files: RowStore, target: Target) -> None:
         row = source.row
         straight = row is not self._hit.snapshot and source.n == row.n_tokens
         segments = target.segments(source.start, source.start + source.n) if straight else None
@@ -151,24 +151,24 @@ class Reader:
             future.result(max(end - time.monotonic(), 0.0))
         except TimeoutError:
             if not future.done():
-                self._board.files[source.tier].gave_up(source.row.id, future)
+                self._view.files[source.tier].gave_up(source.row.id, future)
             raise
 
     def _note(self, tier: Tier, sources: list[_Source], started: float) -> None:
         if sources:
             size = sum(source.row.size for source in sources)
-            self._board.note_read(tier, size, time.perf_counter() - started)
+            self._view.note_read(tier, size, time.perf_counter() - started)
 
     def _source(self, row: Row, start: int = 0, n: int = 0) -> _Source:
-        parts = self._board.ram.get(row.id)
+        parts = self._view.ram.get(row.id)
         if parts is not None:
             return _Source(row, "ram", parts, start, n)
         on_files: list[Tier] = [tier for tier in row.tiers if tier != "ram"]
         return _Source(row, on_files[0] if on_files else "disk", None, start, n)
 
-    def _files(self, source: _Source) -> RowFiles:
+    def _files(self, source: _Source) -> RowStore:
         """The folder that a row lies in; not one that hangs."""
-        files = self._board.files.get(source.tier)
+        files = self._view.files.get(source.tier)
         if files is None:
             raise Unreadable(source.row, source.tier, missing=True)
         if files.hung:

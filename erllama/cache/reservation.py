@@ -16,7 +16,7 @@ import heapq
 import itertools
 from typing import Literal, NamedTuple
 
-from erllama.cache.elapsed import Elapsed
+from erllama.cache.monotonic import MonotonicElapsed
 from erllama.cache.row import RowId
 
 Stage = Literal["writing", "linked", "orphaned"]
@@ -65,7 +65,7 @@ class Reservations:
         self._entries: dict[RowId, _Entry] = {}
         self._due: list[tuple[float, int, RowId]] = []
         self._numbers = itertools.count(1)
-        self._elapsed = Elapsed()
+        self._elapsed = MonotonicElapsed()
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from erllama.actor import Registry
 from erllama.actor.childspec import ChildSpec
 from erllama.actor.supervisor import Supervisor
+from erllama.cache.actor_refs import ARBITER, WRITERS, CacheActors, tier_name
 from erllama.cache.arbiter import Arbiter
-from erllama.cache.board import Board
 from erllama.cache.messages import TierPlace
-from erllama.cache.peers import ARBITER, WRITERS, Peers, tier_name
 from erllama.cache.publish import Observer
+from erllama.cache.shared_view import CacheView
 from erllama.cache.tiers.files import FilesTier
 from erllama.cache.tiers.ram import RamTier
 from erllama.cache.trie import Tier
@@ -29,7 +29,7 @@ _MAILBOX = 10_000
 
 
 def cache_supervisor(
-    board: Board,
+    view: CacheView,
     registry: Registry,
     *,
     ram_bytes: int,
@@ -42,12 +42,12 @@ def cache_supervisor(
     """A supervisor for the cache's actors.
 
     Args:
-        board: what they show.
+        view: what they show.
         ram_bytes: quota of the RAM tier; 0: there is none.
         places: the tiers of files.
         at: told every stage of publishing, for tests.
     """
-    peers = Peers(registry)
+    actors = CacheActors(registry)
     quotas: dict[Tier, int] = {place.tier: place.quota for place in places}
     quotas["ram"] = ram_bytes
 
@@ -55,17 +55,17 @@ def cache_supervisor(
         name = tier_name(place.tier)
         return ChildSpec(
             name,
-            lambda: FilesTier(place, board, peers, at=at),
+            lambda: FilesTier(place, view, actors, at=at),
             shutdown=shutdown,
             mailbox_capacity=_MAILBOX,
         )
 
     specs = [
-        ChildSpec(ARBITER, lambda: Arbiter(board, peers, quotas), mailbox_capacity=_MAILBOX),
-        ChildSpec(tier_name("ram"), lambda: RamTier(board, peers), mailbox_capacity=_MAILBOX),
+        ChildSpec(ARBITER, lambda: Arbiter(view, actors, quotas), mailbox_capacity=_MAILBOX),
+        ChildSpec(tier_name("ram"), lambda: RamTier(view, actors), mailbox_capacity=_MAILBOX),
         *(files_tier(place) for place in places),
         ChildSpec(
-            WRITERS, lambda: Writers(board, peers), shutdown=shutdown, mailbox_capacity=_MAILBOX
+            WRITERS, lambda: Writers(view, actors), shutdown=shutdown, mailbox_capacity=_MAILBOX
         ),
     ]
     return Supervisor(

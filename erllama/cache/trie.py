@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from erllama.cache.key import TOKEN_BYTES
 from erllama.cache.lineage import Lineage, unpack
-from erllama.cache.ordered import Ordered
 from erllama.cache.row import Form, RowId, RowMeta
+from erllama.cache.sorted_buckets import SortedBuckets
 from erllama.config import GRANULE
 
 Tier = Literal["ram", "ram_file", "disk"]
@@ -273,14 +273,14 @@ class Siblings:
 
     def __init__(self) -> None:
         self.count = 0
-        self.lists: dict[int, Ordered[Node]] = {}
+        self.lists: dict[int, SortedBuckets[Node]] = {}
 
     def add(self, node: Node) -> None:
         """List a node by the rows it has now."""
         for row_class in node.classes():
             nodes = self.lists.get(row_class)
             if nodes is None:
-                nodes = self.lists[row_class] = Ordered(_order(row_class))
+                nodes = self.lists[row_class] = SortedBuckets(_order(row_class))
             nodes.add(node)
 
     def discard(self, node: Node) -> None:

@@ -20,13 +20,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from erllama.actor import DEFERRED, Actor, ReplyTo, TaskDone
-from erllama.cache.board import Board
-from erllama.cache.files import RowFiles
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.messages import Drain, Free, NewRow, Reserve, StillWanted, Write, Written
-from erllama.cache.peers import Peers
 from erllama.cache.publish import discard
 from erllama.cache.reservation import Reservation
 from erllama.cache.row import BadRow
+from erllama.cache.row_store import RowStore
+from erllama.cache.shared_view import CacheView
 from erllama.cache.trie import TIERS, Tier
 from erllama.errors import ErllamaError
 
@@ -62,10 +62,10 @@ class Writers(Actor):
     terminate_timeout = 600.0  # the supervisor's deadline comes first
 
     def __init__(
-        self, board: Board, peers: Peers, *, width: int = 2, max_bytes: int = 1 << 30
+        self, view: CacheView, actors: CacheActors, *, width: int = 2, max_bytes: int = 1 << 30
     ) -> None:
-        self._board = board
-        self._peers = peers
+        self._view = view
+        self._actors = actors
         self._width = width
         self._max_bytes = max_bytes
         self._waiting: dict[Tier, deque[tuple[int, Write]]] = {tier: deque() for tier in TIERS}
@@ -82,7 +82,7 @@ class Writers(Actor):
         A prompt right after the start then finds its rows. Only a while: with very many of them
         it is better to begin without.
         """
-        arbiter = self._peers.arbiter
+        arbiter = self._actors.arbiter
         if arbiter is not None:
             with contextlib.suppress(ErllamaError, TimeoutError):
                 async with asyncio.timeout(ADOPTION_S):
@@ -131,7 +131,7 @@ class Writers(Actor):
 
     def _accept(self, write: Write, size: int) -> None:
         if self._waiting_bytes + size > self._max_bytes:
-            self._board.counts.add("saves_dropped")
+            self._view.counts.add("saves_dropped")
             return
         self._numbers += 1
         self._open.add(self._numbers)
@@ -164,9 +164,9 @@ class Writers(Actor):
         self._writing[tier] -= 1
 
     async def _write(self, row: NewRow, tier: Tier) -> None:
-        arbiter = self._peers.arbiter
+        arbiter = self._actors.arbiter
         if arbiter is None:
-            self._board.counts.add("saves_dropped")
+            self._view.counts.add("saves_dropped")
             return
         reservation: Reservation | None = await arbiter.call(Reserve(row, tier))
         if reservation is None:
@@ -175,15 +175,15 @@ class Writers(Actor):
         try:
             size = await self._publish(row, tier, reservation)
         except (OSError, BadRow) as wrong:
-            self._board.counts.add("write_errors")
+            self._view.counts.add("write_errors")
             self.log.warning("row %s was not written: %s", row.meta.id.name, wrong)
         finally:
             if arbiter.alive:
                 await arbiter.call(Written(reservation, row.meta, tier, size))
 
     async def _publish(self, row: NewRow, tier: Tier, reservation: Reservation) -> int:
-        files = self._board.files.get(tier)
-        arbiter = self._peers.arbiter
+        files = self._view.files.get(tier)
+        arbiter = self._actors.arbiter
         if files is None or arbiter is None:
             return 0
         temporary, size = await _to_its_end(files, lambda: files.write(row.meta, row.parts))
@@ -198,7 +198,7 @@ class Writers(Actor):
         return size
 
 
-async def _to_its_end(files: RowFiles, work: Callable[[], T]) -> T:
+async def _to_its_end(files: RowStore, work: Callable[[], T]) -> T:
     """Run `work` on a thread of its folder.
 
     Only the second cancellation is obeyed: what a thread has begun cannot be stopped, and nobody

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from erllama.cache.handle import Cache, RowInfo
+from erllama.cache.facade import Cache, RowInfo
 from erllama.cli.interrupts import FAILED
 from erllama.cli.opening import cache_folder
 from erllama.cli.output import Output, json_line

@@ -36,9 +36,9 @@ from erllama.actor.intensity import Intensity
 from erllama.backend.base import Backend, EmbedOutcome, Engine, FingerprintMemory, StepOutcome
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
-from erllama.cache.board import Board
-from erllama.cache.peers import Peers
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.policy import CachePolicy
+from erllama.cache.shared_view import CacheView
 from erllama.config import ContextConfig, ModelConfig
 from erllama.errors import (
     DecodeFailed,
@@ -140,8 +140,8 @@ class ModelSpec:
     workers: Workers
     readers: Workers
     memory: FingerprintMemory
-    board: Board
-    peers: Peers
+    view: CacheView
+    actors: CacheActors
     policy: CachePolicy
     gauges: Gauges
     crashes: Intensity
@@ -334,8 +334,8 @@ class ModelActor(StateMachine):
     def _make(self, engine: Engine, fingerprint: str) -> Loaded:
         spec = self._spec
         cache = ModelCache(
-            spec.board,
-            spec.peers,
+            spec.view,
+            spec.actors,
             spec.policy,
             engine=engine,
             context=spec.context,
@@ -349,8 +349,8 @@ class ModelActor(StateMachine):
             bound_s=spec.context.step_timeout_s,
         )
         work = CacheWork(
-            board=spec.board,
-            peers=spec.peers,
+            view=spec.view,
+            actors=spec.actors,
             cache=cache,
             errands=errands,
             engine=engine,

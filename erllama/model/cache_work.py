@@ -18,10 +18,9 @@ from typing import Any
 
 from erllama.backend.base import Buffer, Engine, Frame, SavedState
 from erllama.backend.workers import Workers
-from erllama.cache.board import Board
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.lineage import UNTOLD, Lineage
 from erllama.cache.messages import Bad, NewRow, Promote
-from erllama.cache.peers import Peers
 from erllama.cache.policy import (
     Reason,
     continued_due,
@@ -31,6 +30,7 @@ from erllama.cache.policy import (
 )
 from erllama.cache.query import Hit, Named
 from erllama.cache.reader import Unreadable
+from erllama.cache.shared_view import CacheView
 from erllama.cache.trie import TIERS
 from erllama.clock import Clock
 from erllama.config import GRANULE
@@ -69,8 +69,8 @@ class CacheWork:
     def __init__(
         self,
         *,
-        board: Board,
-        peers: Peers,
+        view: CacheView,
+        actors: CacheActors,
         cache: ModelCache,
         errands: Errands,
         engine: Engine,
@@ -79,8 +79,8 @@ class CacheWork:
         urgent: Callable[[object], bool],
         spawn: Callable[[Coroutine[Any, Any, Any], object], asyncio.Task[Any]],
     ) -> None:
-        self._board = board
-        self._peers = peers
+        self._view = view
+        self._actors = actors
         self.cache = cache
         self._errands = errands
         self._engine = engine
@@ -90,7 +90,7 @@ class CacheWork:
         self._spawn = spawn
         self._saving: dict[int, Saving] = {}
         self._taking: dict[int, tuple[Saving, asyncio.Future[SavedState | None]]] = {}
-        self._saves = Saves(board.pending, spawn)
+        self._saves = Saves(view.pending, spawn)
         self._numbers = 0
         self._kept = 0
         state = engine.capabilities.state
@@ -228,7 +228,7 @@ class CacheWork:
         if hit is None or (not hit.resumed and not self.cache.worth(hit, prefill_rate)):
             self.cache.count("misses")
             return False
-        index, entry = self._board.index, job.entry
+        index, entry = self._view.index, job.entry
         if entry is None:
             return False
         reader = self.cache.take(hit, self._clock.now())
@@ -267,7 +267,7 @@ class CacheWork:
             if row.hits >= _HOT and "ram" in self.cache.policy.tiers and "ram" not in row.tiers
         )
         if hot:
-            self._peers.tell_arbiter(Promote(hot))
+            self._actors.tell_arbiter(Promote(hot))
         kind = "resume" if tag.hit.resumed else "exact" if tag.hit.exact else "partial"
         self.cache.count(f"hits_{kind}")
         self.cache.count("restored_bytes", tag.reader.n_bytes)
@@ -285,7 +285,7 @@ class CacheWork:
     def _unreadable(self, error: BaseException | None) -> None:
         self.cache.count("misses")
         if isinstance(error, Unreadable):
-            self._peers.tell_arbiter(Bad(error.row, error.tier, missing=error.missing))
+            self._actors.tell_arbiter(Bad(error.row, error.tier, missing=error.missing))
         elif error is not None and not isinstance(error, asyncio.CancelledError):
             note("rows could not be made ready, the prompt is computed instead", error)
 

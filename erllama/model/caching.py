@@ -28,13 +28,13 @@ from erllama.cache import (
     token_bytes,
     worth_restoring,
 )
-from erllama.cache.board import Board
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.key import TOKEN_BYTES, AdapterId
 from erllama.cache.messages import NewRow, Offer
-from erllama.cache.peers import Peers
 from erllama.cache.policy import Cost, Reason, Span
 from erllama.cache.reader import Reader
 from erllama.cache.row import Form
+from erllama.cache.shared_view import CacheView
 from erllama.config import ContextConfig
 from erllama.errors import Busy, ErllamaError
 from erllama.model.scope import Scope
@@ -78,16 +78,16 @@ class ModelCache:
 
     def __init__(
         self,
-        board: Board,
-        peers: Peers,
+        view: CacheView,
+        actors: CacheActors,
         policy: CachePolicy,
         *,
         engine: Engine,
         context: ContextConfig,
         fingerprint: str,
     ) -> None:
-        self._board = board
-        self._peers = peers
+        self._view = view
+        self._actors = actors
         self.policy = policy
         self._fingerprint = fingerprint
         self._layout = kv_layout(engine, context)
@@ -150,13 +150,13 @@ class ModelCache:
             block_tokens=self.policy.block_tokens,
             granule=self._granule,
         )
-        return self._board.index.lookup(query)
+        return self._view.index.lookup(query)
 
     def worth(self, hit: Hit, prefill_rate: float) -> bool:
         """The cost gate: whether reading the rows takes less time than computing them."""
         costs: dict[float, int] = {}
         for row in hit.all_rows:
-            rate = self._board.bytes_per_s[row.tiers[0]] if row.tiers else 0.0
+            rate = self._view.bytes_per_s[row.tiers[0]] if row.tiers else 0.0
             costs[rate] = costs.get(rate, 0) + row.size
         worth = worth_restoring(
             self.policy,
@@ -166,19 +166,19 @@ class ModelCache:
         )
         if not worth:
             for tier in {row.tiers[0] for row in hit.all_rows if row.tiers}:
-                self._board.note_not_read(tier)
+                self._view.note_not_read(tier)
         return worth
 
     def take(self, hit: Hit, now: float) -> Reader:
         """Pin and touch the rows of a hit; what reads them."""
-        index = self._board.index
+        index = self._view.index
         index.pin(hit.all_rows)
         index.touch(hit.all_rows, now)
-        return Reader(self._board, hit, n_vocab=self._n_vocab)
+        return Reader(self._view, hit, n_vocab=self._n_vocab)
 
     def count(self, name: str, n: int = 1) -> None:
         """Raise a counter of `CacheCounters`."""
-        self._board.counts.add(name, n)
+        self._view.counts.add(name, n)
 
     # Writing
 
@@ -234,7 +234,7 @@ class ModelCache:
 
     async def offer(self, rows: tuple[NewRow, ...], reason: Reason) -> None:
         """Hand rows to the arbiter; they are dropped if it is down or its mailbox is full."""
-        arbiter = self._peers.arbiter
+        arbiter = self._actors.arbiter
         try:
             if arbiter is None:
                 raise Busy("the arbiter is down")

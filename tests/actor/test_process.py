@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from erllama.actor import Actor, Ref, StuckActor, kill, spawn, start
-from erllama.actor.ending import CANCEL_GRACE
+from erllama.actor.cancellation import CANCEL_GRACE
 from erllama.actor.testing import Exit, Hang, ManualClock, Probe, hang, settle
 from erllama.errors import ActorDied
 

@@ -12,7 +12,7 @@ from erllama.cache import CacheIndex
 from .support import row_meta
 
 PURE = [
-    "elapsed", "eviction", "index", "key", "layout", "lookup", "policy", "reservation", "row",
+    "monotonic", "eviction", "index", "key", "layout", "lookup", "policy", "reservation", "row",
     "trie",
 ]  # fmt: skip
 IMPURE = {"aiofiles", "anyio", "asyncio", "io", "os", "pathlib", "pickle", "random", "threading"}

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from erllama.cache.threads import Threads
+from erllama.cache.io_threads import Threads
 
 
 async def test_results_and_errors_come_back() -> None:

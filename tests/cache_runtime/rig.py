@@ -11,13 +11,13 @@ from typing import Any
 from erllama import Completion, Model, Runtime
 from erllama.actor import Ref, Registry, kill, start
 from erllama.backend.stub import StubBackend
-from erllama.cache.board import Board
-from erllama.cache.files import RowFiles
-from erllama.cache.handle import Cache
+from erllama.cache.actor_refs import CacheActors
+from erllama.cache.facade import Cache
 from erllama.cache.messages import NewRow, Offer, TierPlace
-from erllama.cache.peers import Peers
 from erllama.cache.publish import TEMPORARY, Observer
 from erllama.cache.row import HEAD_BYTES, RowId
+from erllama.cache.row_store import RowStore
+from erllama.cache.shared_view import CacheView
 from erllama.cache.supervisor import cache_supervisor
 from erllama.cache.trie import TIERS, Tier
 from erllama.clock import Clock
@@ -68,15 +68,15 @@ class Rig:
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
         self.registry = Registry()
-        self.board = Board()
-        self.peers = Peers(self.registry)
+        self.view = CacheView()
+        self.actors = CacheActors(self.registry)
         self.cache = Cache(self)
 
     async def offer(
         self, *rows: NewRow, tiers: tuple[Tier, ...] = TIERS, write_through: bool = True
     ) -> None:
         """What a model does with rows that it saved."""
-        arbiter = self.peers.arbiter
+        arbiter = self.actors.arbiter
         assert arbiter is not None
         await arbiter.call(Offer(rows, "finish", tiers, write_through))
 
@@ -86,12 +86,12 @@ class Rig:
         await self.cache.flush()
 
     def tiers_of(self, row: NewRow) -> tuple[Tier, ...]:
-        found = self.board.index.get(row.meta.id)
+        found = self.view.index.get(row.meta.id)
         return () if found is None else found.tiers
 
     @property
-    def files(self) -> RowFiles:
-        return self.board.files["disk"]
+    def files(self) -> RowStore:
+        return self.view.files["disk"]
 
     def counter(self, name: str) -> int:
         value: int = getattr(self.cache.counters(), name)
@@ -136,7 +136,7 @@ async def rig(
     if disk is not None:
         places.append(TierPlace("disk", root, disk, read_only=read_only))
     supervisor = cache_supervisor(
-        made.board,
+        made.view,
         made.registry,
         ram_bytes=ram,
         places=places,
@@ -198,7 +198,7 @@ async def kept(runtime: Runtime, model: Model) -> None:
 
 def pins(runtime: Runtime) -> int:
     """How many rows are pinned."""
-    return sum(runtime.board.index.pinned(row) for row in runtime.board.index)
+    return sum(runtime.view.index.pinned(row) for row in runtime.view.index)
 
 
 async def unpinned(runtime: Runtime) -> None:

@@ -15,12 +15,12 @@ import pytest
 
 from erllama.actor.testing import ManualClock, settle
 from erllama.cache.arbiter import RESERVATION_S
-from erllama.cache.files import Found
 from erllama.cache.key import block_key
 from erllama.cache.messages import Opened, Reserve, StillWanted, Written
 from erllama.cache.publish import Stage
 from erllama.cache.reservation import Reservation
 from erllama.cache.row import HEAD_BYTES, RowId
+from erllama.cache.row_store import Found
 from erllama.cache.trie import Tier
 from erllama.errors import CacheError
 from tests.cache.support import packed, run
@@ -91,7 +91,7 @@ async def test_no_tier_ever_holds_more_than_its_quota(tmp_path: pathlib.Path, ti
     over: list[int] = []
 
     def look(_: Stage) -> None:
-        counted = made.board.index.bytes(tier)
+        counted = made.view.index.bytes(tier)
         if counted > quota:
             over.append(counted)
 
@@ -105,18 +105,18 @@ async def test_no_tier_ever_holds_more_than_its_quota(tmp_path: pathlib.Path, ti
     ) as made:
         for _ in range(40):
             await made.offer(*chance.choices(ROWS, k=3))
-            assert made.board.index.bytes(tier) <= quota
+            assert made.view.index.bytes(tier) <= quota
         await made.cache.flush()
         assert over == []
-        assert 2 * ONE < made.board.index.bytes(tier) <= quota
+        assert 2 * ONE < made.view.index.bytes(tier) <= quota
         if tier == "ram":
-            assert sum(len(p) for parts in made.board.ram.values() for p in parts) <= quota
-            assert len(made.board.ram) == made.counter("rows")
+            assert sum(len(p) for parts in made.view.ram.values() for p in parts) <= quota
+            assert len(made.view.ram) == made.counter("rows")
         else:
             await made.actor(f"cache:{tier}").probe()
             root = tmp_path / ("kv" if tier == "disk" else "shm")
             there = {path.name for path in row_files(root)}
-            assert there == {row.id.name for row in made.board.index}
+            assert there == {row.id.name for row in made.view.index}
             assert sum(path.stat().st_size for path in row_files(root)) <= quota
         assert made.counter("evictions") > 0
         assert (await made.cache.verify()).bad == 0
@@ -170,12 +170,12 @@ async def test_a_folder_that_holds_more_than_the_quota_is_trimmed_at_the_start(
 async def test_pinned_rows_stay_and_the_new_one_is_dropped(tmp_path: pathlib.Path) -> None:
     async with rig(tmp_path, disk=2 * ONE) as made:
         await made.keep(*ROWS[:2])
-        rows = list(made.board.index)
-        made.board.index.pin(rows)
+        rows = list(made.view.index)
+        made.view.index.pin(rows)
         await made.keep(ROWS[2])
         assert made.tiers_of(ROWS[2]) == ()
         assert made.counter("saves_dropped") == 1
-        made.board.index.unpin(rows)
+        made.view.index.unpin(rows)
         await made.keep(ROWS[2])
         assert made.tiers_of(ROWS[2]) == ("disk",)
 
@@ -192,7 +192,7 @@ async def test_evict_bytes_deletes_files_and_says_how_much(tmp_path: pathlib.Pat
         assert made.counter("ram_bytes") == 8 * ONE
         freed = await made.cache.evict_bytes(1 << 40)
         assert freed.bytes == 14 * ONE
-        assert (row_files(tmp_path), made.board.ram, made.counter("rows")) == ([], {}, 0)
+        assert (row_files(tmp_path), made.view.ram, made.counter("rows")) == ([], {}, 0)
         for n, tiers in ((-1, None), (1, ["tape"])):
             with pytest.raises(CacheError, match="evict_bytes"):
                 await made.cache.evict_bytes(n, tiers)  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ async def test_a_longer_row_takes_the_place_of_the_shorter_one(tmp_path: pathlib
         await deleted(made)
         assert made.tiers_of(short) == ()
         assert {path.name for path in row_files(tmp_path)} == names([longer])
-        assert list(made.board.ram) == [longer.meta.id]
+        assert list(made.view.ram) == [longer.meta.id]
 
 
 async def test_gc_removes_what_nothing_can_reach(tmp_path: pathlib.Path) -> None:
@@ -214,7 +214,7 @@ async def test_gc_removes_what_nothing_can_reach(tmp_path: pathlib.Path) -> None
     tail, longer = new_row([3] * 70, logits=True), new_row([3] * 100)
     async with rig(tmp_path) as made:
         await made.keep(parent, child, tail, longer)
-        index = made.board.index
+        index = made.view.index
         row = index.get(parent.meta.id)
         assert row is not None
         index.remove(row, "disk")
@@ -244,10 +244,10 @@ async def test_a_read_only_folder_is_read_and_never_changed(tmp_path: pathlib.Pa
 async def test_hits_are_remembered(tmp_path: pathlib.Path) -> None:
     async with rig(tmp_path) as made:
         await made.keep(*ROWS[:2])
-        row = made.board.index.get(ROWS[0].meta.id)
+        row = made.view.index.get(ROWS[0].meta.id)
         assert row is not None
         for _ in range(5):
-            made.board.index.touch([row], 1.0)
+            made.view.index.touch([row], 1.0)
     async with rig(tmp_path) as made:
         hits = {row.key: row.hits for row in made.cache.rows()}
         assert hits == {ROWS[0].meta.key.hex(): 5, ROWS[1].meta.key.hex(): 0}
@@ -350,11 +350,11 @@ def many(n: int) -> tuple[Found, ...]:
 
 async def most_gone_in_a_turn(made: Rig, work: Coroutine[Any, Any, object]) -> int:
     """Do `work`; how many rows left the index between two turns of the event loop, at most."""
-    counts = [len(made.board.index)]
+    counts = [len(made.view.index)]
     doing = asyncio.create_task(work)
     while not doing.done():
         await asyncio.sleep(0)
-        counts.append(len(made.board.index))
+        counts.append(len(made.view.index))
     await doing
     return max(before - after for before, after in itertools.pairwise(counts))
 
@@ -365,11 +365,11 @@ async def test_evicting_and_collecting_many_rows_give_others_a_turn(tmp_path: pa
     async with rig(tmp_path, disk=1 << 40) as made:
         made.actor("cache:arbiter").urgent(Opened("disk", (*lost, *found[500:]), 0, writable=True))
         await made.offer()
-        assert len(made.board.index) == 1_000
+        assert len(made.view.index) == 1_000
         assert await most_gone_in_a_turn(made, made.cache.gc()) <= 50
-        assert len(made.board.index) == 500, "nothing leads to the others"
+        assert len(made.view.index) == 500, "nothing leads to the others"
         assert await most_gone_in_a_turn(made, made.cache.evict_bytes(1 << 30)) <= 50
-        assert len(made.board.index) == 0
+        assert len(made.view.index) == 0
 
 
 def replaced(found: Found, *, parent: bytes, start: int) -> Found:

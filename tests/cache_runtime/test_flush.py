@@ -185,7 +185,7 @@ async def test_flush_waits_for_no_model_that_has_ended(
         await task
         if end != "crash":
             assert on_disk(tmp_path) > 0, "what was taken out is kept on an orderly end"
-        assert len(runtime.board.pending) == 0
+        assert len(runtime.view.pending) == 0
 
 
 async def test_flush_waits_for_what_a_model_saves_while_it_is_unloaded(
@@ -241,7 +241,7 @@ async def test_a_prompt_was_kept_when_prefill_returns(
         await filling
         rows = list(runtime.cache.rows())
         assert max(row.start + row.tokens for row in rows) == len(PROMPT)
-        assert len(runtime.board.pending) == 0
+        assert len(runtime.view.pending) == 0
 
 
 async def test_a_prefill_that_is_cancelled_while_it_is_saved_ends_at_once(
@@ -290,9 +290,9 @@ async def test_files_are_gone_when_evict_bytes_returns(tmp_path: pathlib.Path) -
         await warm(model)
         await runtime.cache.flush()
         assert on_disk(tmp_path) > 0
-        assert len(runtime.board.ram) > 0
+        assert len(runtime.view.ram) > 0
         await runtime.cache.evict_bytes(1 << 40)
-        assert (on_disk(tmp_path), len(runtime.board.ram)) == (0, 0)
+        assert (on_disk(tmp_path), len(runtime.view.ram)) == (0, 0)
 
 
 # The writers

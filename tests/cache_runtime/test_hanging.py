@@ -13,8 +13,7 @@ import pytest_asyncio
 
 from erllama.actor.testing import ManualClock, settle
 from erllama.backend.stub import StubFrame
-from erllama.cache import files as files_module
-from erllama.cache import publish, reader
+from erllama.cache import publish, reader, row_store
 from erllama.cache.tiers.files import HITS_S
 from tests.cache_runtime.rig import (
     PATIENCE_S,
@@ -41,7 +40,7 @@ class Hanging:
         self._go = threading.Event()
         self._back = threading.Semaphore(0)
         self._read = publish.read_into
-        monkeypatch.setattr(files_module, "read_into", self)
+        monkeypatch.setattr(row_store, "read_into", self)
 
     def __call__(self, descriptor: int, offset: int, segments: Sequence[memoryview]) -> None:
         if self.hangs:
@@ -78,7 +77,7 @@ async def test_a_request_computes_what_a_disk_does_not_give_in_time(
         model = await runtime.load_model("stub.gguf")
         await answer(model, PROMPT)
         await kept(runtime, model)
-        files = runtime.board.files["disk"]
+        files = runtime.view.files["disk"]
         rows = runtime.cache.counters().rows
         disk.hangs = True
         done = await answer(model, PROMPT)
@@ -112,7 +111,7 @@ async def test_rows_in_memory_are_read_while_a_disk_hangs(
         await answer(on_disk, PROMPT)
         done = await answer(in_ram, OTHER)
         assert (done.cache.hit, done.cache.tier, done.tokens) == ("exact", "ram", expected)
-        await disk.let_go(runtime.board.files["disk"])
+        await disk.let_go(runtime.view.files["disk"])
 
 
 async def test_a_read_that_comes_back_late_writes_into_nobody_elses_state(
@@ -135,7 +134,7 @@ async def test_a_read_that_comes_back_late_writes_into_nobody_elses_state(
             disk.hangs = True
             await answer(model, PROMPT)
             assert freed == []
-            await disk.let_go(runtime.board.files["disk"])
+            await disk.let_go(runtime.view.files["disk"])
             await until(lambda: bool(freed))
 
 
@@ -154,7 +153,7 @@ class Stuck:
                 assert self._go.wait(PATIENCE_S)
             return real(folder, parts, **options)
 
-        monkeypatch.setattr(files_module, "write_temporary", write)
+        monkeypatch.setattr(row_store, "write_temporary", write)
 
     def let_go(self) -> None:
         self._go.set()
@@ -171,12 +170,12 @@ async def test_writes_that_hang_leave_the_threads_of_the_program_alone(
         # more at once than the default executor has threads
         assert await asyncio.gather(*(asyncio.to_thread(int, n) for n in range(64)))
         await made.offer(*[new_row([i] * 90) for i in range(1, 9)], tiers=("ram_file",))
-        await until(lambda: made.board.index.count("ram_file") == 8)
-        assert made.board.index.count("disk") == 0
+        await until(lambda: made.view.index.count("ram_file") == 8)
+        assert made.view.index.count("disk") == 0
         assert 0 < stuck.waiting <= 2
         stuck.let_go()
         await made.cache.flush()
-        assert made.board.index.count("disk") == len(ROWS)
+        assert made.view.index.count("disk") == len(ROWS)
 
 
 async def test_a_write_that_takes_too_long_is_counted(
@@ -199,13 +198,13 @@ async def test_hit_counts_are_kept_without_an_orderly_end(
 ) -> None:
     clock = ManualClock()
     writes: list[int] = []
-    real = files_module.RowFiles.remember_hits
+    real = row_store.RowStore.remember_hits
 
-    def remember(self: files_module.RowFiles, hits: dict[str, int]) -> None:
+    def remember(self: row_store.RowStore, hits: dict[str, int]) -> None:
         real(self, hits)
         writes.append(len(hits))
 
-    monkeypatch.setattr(files_module.RowFiles, "remember_hits", remember)
+    monkeypatch.setattr(row_store.RowStore, "remember_hits", remember)
 
     async def pass_time(made: Any) -> None:
         await clock.advance(HITS_S + 1)
@@ -215,9 +214,9 @@ async def test_hit_counts_are_kept_without_an_orderly_end(
         await made.keep(*ROWS)
         await pass_time(made)
         assert writes == [], "nothing was used"
-        used = list(made.board.index)[:3]
-        made.board.index.touch(used, 0.0)
-        made.board.index.touch(used[:1], 0.0)
+        used = list(made.view.index)[:3]
+        made.view.index.touch(used, 0.0)
+        made.view.index.touch(used[:1], 0.0)
         await pass_time(made)
         assert writes == [3]
         await pass_time(made)

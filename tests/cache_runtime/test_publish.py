@@ -9,8 +9,8 @@ import stat
 
 import pytest
 
-from erllama.cache.files import RowFiles
 from erllama.cache.publish import Stage
+from erllama.cache.row_store import RowStore
 from tests.cache_runtime.rig import new_row, row_files, temporaries
 
 ROW = new_row([1] * 40)
@@ -19,7 +19,7 @@ STAGES: list[Stage] = [
 ]  # fmt: skip
 
 
-def put(files: RowFiles) -> None:
+def put(files: RowStore) -> None:
     temporary, _ = files.write(ROW.meta, ROW.parts)
     files.publish(temporary, ROW.meta)
 
@@ -30,7 +30,7 @@ def fail_with(number: int) -> OSError:
 
 def test_the_stages_come_in_the_order_of_the_protocol(tmp_path: pathlib.Path) -> None:
     seen: list[Stage] = []
-    put(RowFiles(tmp_path, at=seen.append))
+    put(RowStore(tmp_path, at=seen.append))
     assert seen == STAGES
 
 
@@ -38,7 +38,7 @@ def test_folders_and_files_are_for_the_owner_only(tmp_path: pathlib.Path) -> Non
     root = tmp_path / "kv"
     old = os.umask(0)
     try:
-        files = RowFiles(root)
+        files = RowStore(root)
         put(files)
         files.remember_hits({ROW.meta.id.name: 1})
     finally:
@@ -49,7 +49,7 @@ def test_folders_and_files_are_for_the_owner_only(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_published_file_has_one_name_and_holds_what_was_written(tmp_path: pathlib.Path) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     put(files)
     (path,) = row_files(tmp_path)
     assert path.stat().st_nlink == 1
@@ -63,12 +63,12 @@ def test_before_the_link_nothing_can_be_seen(tmp_path: pathlib.Path) -> None:
     def look(stage: Stage) -> None:
         seen[stage] = len(row_files(tmp_path))
 
-    put(RowFiles(tmp_path, at=look))
+    put(RowStore(tmp_path, at=look))
     assert seen == {stage: int(i >= STAGES.index("linked")) for i, stage in enumerate(STAGES)}
 
 
 def test_a_good_file_that_has_the_name_is_adopted(tmp_path: pathlib.Path) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     put(files)
     (path,) = row_files(tmp_path)
     before = path.stat().st_ino
@@ -80,7 +80,7 @@ def test_a_good_file_that_has_the_name_is_adopted(tmp_path: pathlib.Path) -> Non
 
 @pytest.mark.parametrize("what", ["damaged", "empty", "a folder", "a link", "a pipe"])
 def test_a_bad_one_is_moved_aside_and_replaced(tmp_path: pathlib.Path, what: str) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     put(files)
     (path,) = row_files(tmp_path)
     good = path.read_bytes()
@@ -109,7 +109,7 @@ def test_a_bad_one_is_moved_aside_and_replaced(tmp_path: pathlib.Path, what: str
 def test_a_failure_of_the_disk_leaves_nothing_behind(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, call: str, error: int
 ) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     put(files)
     files.delete([ROW.meta.id])
 
@@ -130,7 +130,7 @@ def test_a_failure_of_the_disk_leaves_nothing_behind(
 def test_a_disk_that_fills_up_in_the_middle_leaves_nothing_behind(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     original, calls = os.writev, []
 
     def short(descriptor: int, parts: list[memoryview]) -> int:
@@ -153,6 +153,6 @@ def test_short_writes_and_reads_are_continued(
     monkeypatch.setattr(
         os, "preadv", lambda fd, parts, offset: preadv(fd, [memoryview(parts[0])[:7]], offset)
     )
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     put(files)
     assert files.load(ROW.meta.id)[1][0] == ROW.parts[0]

@@ -136,7 +136,7 @@ async def test_pins_are_given_back_to_the_index_that_they_were_taken_from(
     expected = await cold(PROMPT)
     async with stub_runtime(restart_intensity=1_000) as runtime:
         model = await warm(runtime)
-        before = runtime.board.index
+        before = runtime.view.index
         read = list(before)
         held = Held(monkeypatch, Reader, "fill", most=1)
         asking = asyncio.create_task(answer(model, PROMPT))

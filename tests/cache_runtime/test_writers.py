@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from erllama.actor.testing import settle
+from erllama.cache.io_threads import Threads
 from erllama.cache.publish import Stage
-from erllama.cache.threads import Threads
 from erllama.cache.writers import Writers
 from tests.cache_runtime.rig import (
     PATIENCE_S,
@@ -167,7 +167,7 @@ async def test_an_end_that_takes_too_long_is_cut_short(tmp_path: pathlib.Path) -
         await made.offer(*ROWS)
         await gate.reached.wait()
         supervisor = made
-    assert supervisor.peers.writers is None
+    assert supervisor.actors.writers is None
     gate.open()
     async with rig(tmp_path) as made:
         assert made.counter("corrupt_rows") == 0
@@ -205,8 +205,8 @@ async def test_a_disk_tier_that_ends_while_the_disk_is_stuck_gives_its_lock_back
 ) -> None:
     async with rig(tmp_path) as made:
         await made.keep(ROWS[0])
-        row = next(iter(made.board.index))
-        made.board.index.touch([row], 0.0)
+        row = next(iter(made.view.index))
+        made.view.index.touch([row], 0.0)
 
         async def cut_short(*_: object) -> None:
             raise asyncio.CancelledError
@@ -234,6 +234,6 @@ async def test_a_writer_is_killed_and_leaves_nothing_behind(tmp_path: pathlib.Pa
         await made.actor("cache:disk").probe()
         assert temporaries(tmp_path) == []
         there = {path.name for path in row_files(tmp_path)}
-        assert there == {row.id.name for row in made.board.index}
+        assert there == {row.id.name for row in made.view.index}
         await made.keep(*ROWS)
         assert made.counter("rows") == len(ROWS)

@@ -64,7 +64,7 @@ def fill(root: str, seed: str, model_path: str) -> None:
 
     async def run() -> None:
         async with Runtime(cache_dir=root, **options) as runtime:
-            names = {row.id.name for row in runtime.board.index}
+            names = {row.id.name for row in runtime.view.index}
             report = await runtime.cache.verify()
             corrupt = runtime.cache.counters().corrupt_rows
             say(f"missing {len(set(known) - names)} bad {report.bad + corrupt}")
@@ -90,7 +90,7 @@ async def keep_going(
         if done.tokens != right.tokens:
             say(f"wrong {done.cache}")
         say(f"hit {done.cache.hit}")
-        for row in list(runtime.board.index):
+        for row in list(runtime.view.index):
             lasting = row.n_tokens == 256 or row.has_logits
             if "disk" in row.tiers and lasting and row.id.name not in told:
                 told.add(row.id.name)

@@ -71,7 +71,7 @@ async def check(runtime: Runtime, model: Model, expected: list[list[int]]) -> No
     assert (await runtime.cache.verify()).bad == 0
     counters = runtime.cache.counters()
     assert counters.ram_bytes <= 1 << 30
-    assert set(runtime.board.ram) == {row.id for row in runtime.board.index if "ram" in row.tiers}
+    assert set(runtime.view.ram) == {row.id for row in runtime.view.index if "ram" in row.tiers}
     assert min(getattr(counters, name) for name in counters.__struct_fields__) >= 0
 
 
@@ -92,14 +92,14 @@ async def test_an_actor_dies_under_load(tmp_path: pathlib.Path, name: str) -> No
         model = await runtime.load_model("stub.gguf")
         await traffic(model, 0, expected, 6)
         await kept(runtime, model)
-        before = {row.id for row in runtime.board.index if "disk" in row.tiers}
+        before = {row.id for row in runtime.view.index if "disk" in row.tiers}
         load = [asyncio.create_task(traffic(model, seed, expected, 8)) for seed in range(2)]
         for _ in range(3):
             await kill_actor(runtime, name)
             await whole(runtime)
         await asyncio.gather(*load)
         await check(runtime, model, expected)
-        after = {row.id for row in runtime.board.index if "disk" in row.tiers}
+        after = {row.id for row in runtime.view.index if "disk" in row.tiers}
         assert before <= after
         assert model.status().restarts == 0, "the model does not go down with it"
         assert temporaries(folder) == []

@@ -13,7 +13,7 @@ import pytest
 
 from erllama import ConfigError, Runtime
 from erllama.backend.stub import StubBackend
-from erllama.cache.files import RowFiles
+from erllama.cache.row_store import RowStore
 from tests.cache_runtime.rig import new_row, row_files, temporaries
 from tests.models.child import run_child
 
@@ -26,7 +26,7 @@ def test_a_kill_at_any_stage_leaves_whole_rows_only(tmp_path: pathlib.Path, stag
     child = run_child(SCRIPT, "publish_until", tmp_path, stage)
     assert child.signal == signal.SIGKILL, child.stderr_tail
     fourth = stage in STAGES[STAGES.index("linked") :]
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     scan = files.scan()
     rows = [new_row([i + 1] * 100).meta for i in range(4 if fourth else 3)]
     assert {found.meta.id for found in scan.found} == {meta.id for meta in rows}
@@ -80,7 +80,7 @@ def kill_at_random(
 
 
 def check_folder(root: pathlib.Path, known: set[str]) -> None:
-    files = RowFiles(root / "kv")
+    files = RowStore(root / "kv")
     scan = files.scan()
     assert scan.quarantined == 0
     assert known <= {found.meta.id.name for found in scan.found}
@@ -148,4 +148,4 @@ async def test_a_folder_is_free_after_an_orderly_end(tmp_path: pathlib.Path) -> 
         assert child.stdout.readline() == "open\n"
         child.stdin.close()
         assert child.wait() == 0
-    RowFiles(tmp_path / "kv").close()
+    RowStore(tmp_path / "kv").close()

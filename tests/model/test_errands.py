@@ -140,7 +140,7 @@ async def test_nobody_waits_for_a_save_that_hangs_once_its_model_is_stuck(
                 await task
         gate.open()
         await until(lambda: model.status().restarts == 1)
-        assert len(runtime.board.pending) == 0
+        assert len(runtime.view.pending) == 0
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -37,8 +37,8 @@ from erllama.actor import (
     spawn,
     tree,
 )
+from erllama.actor.cancellation import CANCEL_GRACE
 from erllama.actor.childspec import Restart
-from erllama.actor.ending import CANCEL_GRACE
 from erllama.actor.strategy import Strategy
 from erllama.actor.testing import Crash, Exit, Hang, ManualClock, Probe, hang, settle
 

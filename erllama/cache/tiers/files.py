@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from erllama.actor import Actor, TaskDone
-from erllama.cache.board import Board
-from erllama.cache.files import Found, RowFiles
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.index import HIT_WEIGHT_S
+from erllama.cache.io_threads import Threads
 from erllama.cache.messages import Drop, Opened, SetAside, TierPlace
-from erllama.cache.peers import Peers
 from erllama.cache.publish import Observer
 from erllama.cache.row import RowId
-from erllama.cache.threads import Threads
+from erllama.cache.row_store import Found, RowStore
+from erllama.cache.shared_view import CacheView
 from erllama.clock import Timer
 
 HITS_S = 30.0
@@ -39,16 +39,16 @@ class FilesTier(Actor):
     def __init__(
         self,
         place: TierPlace,
-        board: Board,
-        peers: Peers,
+        view: CacheView,
+        actors: CacheActors,
         *,
         at: Observer | None = None,
     ) -> None:
         self._place = place
-        self._board = board
-        self._peers = peers
+        self._view = view
+        self._actors = actors
         self._at = at
-        self._files: RowFiles | None = None
+        self._files: RowStore | None = None
         self._uses_kept = 0
         self._timer: Timer | None = None
 
@@ -63,8 +63,8 @@ class FilesTier(Actor):
         except BaseException:
             files.close()  # or whoever comes next finds it locked
             raise
-        self._board.files[self._place.tier] = files
-        self._peers.tell_arbiter(
+        self._view.files[self._place.tier] = files
+        self._actors.tell_arbiter(
             Opened(
                 self._place.tier,
                 tuple(scan.found),
@@ -104,9 +104,9 @@ class FilesTier(Actor):
         finally:
             files.close()
 
-    async def _keep_hits(self, files: RowFiles) -> None:
+    async def _keep_hits(self, files: RowStore) -> None:
         """Write down how often rows were used, if that has changed."""
-        index = self._board.index
+        index = self._view.index
         uses = index.uses
         if files.read_only or uses == self._uses_kept:
             return
@@ -124,13 +124,13 @@ class FilesTier(Actor):
 
     def _is_there_again(self, row: RowId) -> bool:
         """Whether a row was written anew since it was to go."""
-        return self._board.index.contains(row, self._place.tier)
+        return self._view.index.contains(row, self._place.tier)
 
-    def _open(self) -> RowFiles:
+    def _open(self) -> RowStore:
         place = self._place
         if self._at is None:
-            return RowFiles(place.root, read_only=place.read_only, if_locked=place.if_locked)
-        return RowFiles(
+            return RowStore(place.root, read_only=place.read_only, if_locked=place.if_locked)
+        return RowStore(
             place.root, read_only=place.read_only, if_locked=place.if_locked, at=self._at
         )
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from erllama.actor import Actor, ReplyTo
-from erllama.cache.board import Board
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.messages import Drop, Opened, Put, SetAside
-from erllama.cache.peers import Peers
+from erllama.cache.shared_view import CacheView
 
 
 class RamTier(Actor):
     """Holds what the arbiter gives it; its bytes die with it."""
 
-    def __init__(self, board: Board, peers: Peers) -> None:
-        self._board = board
-        self._peers = peers
+    def __init__(self, view: CacheView, actors: CacheActors) -> None:
+        self._view = view
+        self._actors = actors
 
     async def init(self) -> None:
-        self._board.ram = {}
-        self._peers.tell_arbiter(Opened("ram", (), 0, writable=True))
+        self._view.ram = {}
+        self._actors.tell_arbiter(Opened("ram", (), 0, writable=True))
 
     async def handle_call(self, payload: Any, reply: ReplyTo) -> Any:
         match payload:
             case Put(row, parts):
-                self._board.ram[row] = parts
+                self._view.ram[row] = parts
                 return None
             case _:
                 return await super().handle_call(payload, reply)
@@ -33,8 +33,8 @@ class RamTier(Actor):
         match payload:
             case Drop(rows):
                 for row in rows:
-                    self._board.ram.pop(row, None)
+                    self._view.ram.pop(row, None)
             case SetAside(row):
-                self._board.ram.pop(row, None)
+                self._view.ram.pop(row, None)
             case _:
                 await super().handle_urgent(payload)

@@ -14,7 +14,7 @@ def tier_name(tier: Tier) -> str:
     return f"cache:{tier}"
 
 
-class Peers:
+class CacheActors:
     """The live actors of one runtime's cache."""
 
     def __init__(self, registry: Registry) -> None:

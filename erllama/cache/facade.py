@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from erllama.actor import Ref
-from erllama.cache.board import Board, CacheCounters
+from erllama.cache.actor_refs import CacheActors
 from erllama.cache.messages import Bad, Collect, Drain, Free, Freed
-from erllama.cache.peers import Peers
+from erllama.cache.shared_view import CacheCounters, CacheView
 from erllama.cache.trie import TIERS, Tier
 from erllama.errors import ActorDied, CacheError
 
@@ -49,10 +49,10 @@ class Finder(Protocol):
     """What the cache needs of its runtime."""
 
     @property
-    def board(self) -> Board: ...
+    def view(self) -> CacheView: ...
 
     @property
-    def peers(self) -> Peers: ...
+    def actors(self) -> CacheActors: ...
 
 
 class Cache:
@@ -63,12 +63,12 @@ class Cache:
 
     def counters(self) -> CacheCounters:
         """Counts since the start, and bytes now; does not wait."""
-        board = self._runtime.board
-        return board.counts.snapshot(board.index)
+        view = self._runtime.view
+        return view.counts.snapshot(view.index)
 
     def rows(self) -> Iterator[RowInfo]:
         """All rows there are now; one that goes while they are looked at is left out."""
-        index, now = self._runtime.board.index, time.monotonic()
+        index, now = self._runtime.view.index, time.monotonic()
         for row in list(index):
             if not row.tiers:
                 continue
@@ -116,19 +116,19 @@ class Cache:
         Raises:
             CacheError: something is bad, and the cache went down before it was dropped.
         """
-        board = self._runtime.board
+        view = self._runtime.view
         checked = 0
         bad: list[Tier] = []
-        for row in list(board.index):
+        for row in list(view.index):
             for tier in row.tiers:
-                files = board.files.get(tier)
+                files = view.files.get(tier)
                 if files is None:
                     continue
                 checked += 1
                 good = await files.reading.run(partial(files.is_good, row.id))
                 if not good and tier in row.tiers:  # else it was evicted meanwhile
                     bad.append(tier)
-                    self._runtime.peers.tell_arbiter(Bad(row, tier, missing=False))
+                    self._runtime.actors.tell_arbiter(Bad(row, tier, missing=False))
         if bad:
             await self._ask(Free(0, ()))  # a call comes behind what is urgent
             await self._heard(bad)
@@ -144,13 +144,13 @@ class Cache:
         Raises:
             CacheError: the cache went down meanwhile; what was not written yet may be lost.
         """
-        await self._runtime.board.pending.settled()
-        writers = self._runtime.peers.writers
+        await self._runtime.view.pending.settled()
+        writers = self._runtime.actors.writers
         if writers is not None:
             await _answer(writers, Drain())
 
     async def _ask(self, message: object) -> Freed:
-        arbiter = self._runtime.peers.arbiter
+        arbiter = self._runtime.actors.arbiter
         if arbiter is None:
             raise CacheError("the cache is not running; start the runtime")
         freed: Freed = await _answer(arbiter, message)
@@ -159,7 +159,7 @@ class Cache:
     async def _heard(self, tiers: Iterable[Tier]) -> None:
         """Wait until tiers have done what the arbiter told them before."""
         for tier in dict.fromkeys(tiers):
-            actor = self._runtime.peers.tier(tier)
+            actor = self._runtime.actors.tier(tier)
             if actor is not None:
                 await _alive(actor.probe())  # is served behind what is urgent
 

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from erllama.cache.io_threads import Threads
 from erllama.cache.publish import (
     TEMPORARY,
     Observer,
@@ -45,7 +46,6 @@ from erllama.cache.row import (
     parse_head,
     payload_crc,
 )
-from erllama.cache.threads import Threads
 from erllama.errors import ConfigError
 
 _LOCK, _ROWS, _QUARANTINE, _HITS = "lock", "rows", "quarantine", "hits.msgpack"
@@ -76,7 +76,7 @@ def _ignore(_stage: object) -> None:
     return
 
 
-class RowFiles:
+class RowStore:
     """See the module.
 
     Args:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama.cache import ordered
-from erllama.cache.ordered import Ordered
+from erllama.cache import sorted_buckets
+from erllama.cache.sorted_buckets import SortedBuckets
 
 Numbers = st.lists(st.integers(0, 60), unique=True, max_size=60)
 
@@ -23,7 +23,7 @@ def double(item: int) -> int:
 @pytest.fixture(autouse=True, scope="module")
 def small_buckets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ordered, "FULL", 4)
+        patched.setattr(sorted_buckets, "FULL", 4)
         yield
 
 
@@ -31,7 +31,7 @@ def small_buckets() -> Iterator[None]:
 def test_it_finds_what_a_sorted_list_finds(
     numbers: list[int], n_gone: int, chance: random.Random
 ) -> None:
-    found: Ordered[int] = Ordered(double)
+    found: SortedBuckets[int] = SortedBuckets(double)
     for number in numbers:
         found.add(number)
     gone = chance.sample(numbers, min(n_gone, len(numbers)))
@@ -48,7 +48,7 @@ def test_it_finds_what_a_sorted_list_finds(
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_no_bucket_grows_beyond_its_size_however_many_there_are(order: int) -> None:
-    found: Ordered[int] = Ordered(double)
+    found: SortedBuckets[int] = SortedBuckets(double)
     for number in range(0, order * 1_000, order):
         found.add(number)
     sizes = [len(bucket) for bucket in found._buckets]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Elapsed:
+class MonotonicElapsed:
     """Seconds that have passed, as far as a clock can be believed: a step back counts as none.
 
     State:      the latest reading and the sum of all forward steps.
@@ -19,7 +19,7 @@ class Elapsed:
     def at(self, now: float) -> float:
         """Take a reading of the clock; the seconds that have passed since the first one.
 
-        >>> elapsed = Elapsed()
+        >>> elapsed = MonotonicElapsed()
         >>> [elapsed.at(now) for now in (100.0, 102.0, 50.0, 53.0)]
         [0.0, 2.0, 2.0, 5.0]
         """

@@ -1,6 +1,6 @@
 import asyncio
 
-from erllama.actor.ending import CANCEL_GRACE, end_tasks, ended_within, where
+from erllama.actor.cancellation import CANCEL_GRACE, end_tasks, ended_within, where
 from erllama.actor.testing import ManualClock, hang, settle
 
 

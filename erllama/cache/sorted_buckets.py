@@ -16,7 +16,7 @@ FULL = 512
 """A bucket that grows beyond this is cut in half."""
 
 
-class Ordered(Generic[T]):
+class SortedBuckets(Generic[T]):
     """Objects that each have a key of their own, in its order.
 
     State:      buckets, none of them empty, in order and each in order.

@@ -15,8 +15,8 @@ import pytest
 
 from erllama import ConfigError
 from erllama.cache import writers
-from erllama.cache.files import RowFiles
 from erllama.cache.row import HEAD_BYTES, RowId
+from erllama.cache.row_store import RowStore
 from erllama.cache.tiers import files as tiers_files
 from tests.cache_runtime.rig import (
     answer,
@@ -216,16 +216,16 @@ async def test_a_file_that_vanishes_between_lookup_and_read_is_a_miss(
 ) -> None:
     await fill(tmp_path)
     expected = await cold(PROMPT)
-    read = RowFiles.read
+    read = RowStore.read
 
-    def vanishing(self: RowFiles, *args: object) -> None:
+    def vanishing(self: RowStore, *args: object) -> None:
         monkeypatch.undo()
         shutil.rmtree(self.root)
         read(self, *args)  # type: ignore[arg-type]
 
     async with stub_runtime(tmp_path, ram_bytes=0) as runtime:
         model = await runtime.load_model("stub.gguf")
-        monkeypatch.setattr(RowFiles, "read", vanishing)
+        monkeypatch.setattr(RowStore, "read", vanishing)
         done = await answer(model, PROMPT)
         assert (done.cache.hit, done.tokens) == ("cold", expected)
         assert pins(runtime) == 0
@@ -242,7 +242,7 @@ async def test_a_file_that_cannot_be_read_is_a_miss(
         def failing(*_: object) -> None:
             raise error(5, "cannot be read")
 
-        monkeypatch.setattr(RowFiles, "read", failing)
+        monkeypatch.setattr(RowStore, "read", failing)
         done = await answer(model, PROMPT)
         assert (done.cache.hit, done.tokens) == ("cold", await cold(PROMPT))
         assert runtime.cache.counters().corrupt_rows == 1
@@ -268,21 +268,21 @@ async def test_a_row_that_is_evicted_during_verify_is_not_bad(
 ) -> None:
     await fill(tmp_path)
     async with stub_runtime(tmp_path) as runtime:
-        is_good = RowFiles.is_good
+        is_good = RowStore.is_good
 
-        def gone_first(self: RowFiles, row: object) -> bool:
-            index = runtime.board.index
+        def gone_first(self: RowStore, row: object) -> bool:
+            index = runtime.view.index
             for other in list(index):
                 index.remove(other, "disk")
                 self.delete([other.id])
             return is_good(self, row)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(RowFiles, "is_good", gone_first)
+        monkeypatch.setattr(RowStore, "is_good", gone_first)
         assert (await runtime.cache.verify()).bad == 0
 
 
 def test_a_file_that_holds_another_row_is_not_read(tmp_path: pathlib.Path) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     row, other = new_row([1] * 40), new_row([2] * 40)
     for each in (row, other):
         files.publish(files.write(each.meta, each.parts)[0], each.meta)
@@ -295,16 +295,16 @@ def test_a_file_that_holds_another_row_is_not_read(tmp_path: pathlib.Path) -> No
 
 
 def test_stale_temporaries_are_deleted_and_others_left(tmp_path: pathlib.Path) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     row = new_row([1] * 40)
     files.publish(files.write(row.meta, row.parts)[0], row.meta)
     files.write(row.meta, row.parts)
     (tmp_path / ".tmp-1-1").write_bytes(b"hits that were never finished")
     files.close()
-    read_only = RowFiles(tmp_path, read_only=True)
+    read_only = RowStore(tmp_path, read_only=True)
     assert len(read_only.scan().found) == 1
     assert len(temporaries(tmp_path)) == 2, "another process may be writing them"
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     scan = files.scan()
     assert (len(scan.found), scan.quarantined) == (1, 0)
     assert temporaries(tmp_path) == []
@@ -317,7 +317,7 @@ def test_stale_temporaries_are_deleted_and_others_left(tmp_path: pathlib.Path) -
 def test_remembered_hits_that_make_no_sense_are_forgotten(
     tmp_path: pathlib.Path, hits: bytes
 ) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     row = new_row([1] * 40)
     files.publish(files.write(row.meta, row.parts)[0], row.meta)
     (tmp_path / "hits.msgpack").write_bytes(hits)
@@ -325,7 +325,7 @@ def test_remembered_hits_that_make_no_sense_are_forgotten(
 
 
 def test_negative_hits_of_a_row_are_not_believed(tmp_path: pathlib.Path) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     row = new_row([1] * 40)
     files.publish(files.write(row.meta, row.parts)[0], row.meta)
     files.remember_hits({row.meta.id.name: 3})
@@ -335,7 +335,7 @@ def test_negative_hits_of_a_row_are_not_believed(tmp_path: pathlib.Path) -> None
 
 
 def test_rows_from_the_future_are_new(tmp_path: pathlib.Path) -> None:
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     row = new_row([1] * 40)
     files.publish(files.write(row.meta, row.parts)[0], row.meta)
     (path,) = row_files(tmp_path)
@@ -346,13 +346,13 @@ def test_rows_from_the_future_are_new(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_read_only_folder_is_neither_changed_nor_locked(tmp_path: pathlib.Path) -> None:
-    owner = RowFiles(tmp_path)
+    owner = RowStore(tmp_path)
     row, bad = new_row([1] * 40), new_row([2] * 40)
     for each in (row, bad):
         owner.publish(owner.write(each.meta, each.parts)[0], each.meta)
     flip_head(owner.path(bad.meta.id))
     before = sorted(tmp_path.rglob("*"))
-    reader = RowFiles(tmp_path, read_only=True)
+    reader = RowStore(tmp_path, read_only=True)
     scan = reader.scan()
     assert (len(scan.found), scan.quarantined) == (1, 1)
     reader.delete([row.meta.id])
@@ -362,35 +362,35 @@ def test_a_read_only_folder_is_neither_changed_nor_locked(tmp_path: pathlib.Path
 
 
 def test_the_second_owner_is_refused_until_the_first_is_gone(tmp_path: pathlib.Path) -> None:
-    owner = RowFiles(tmp_path)
+    owner = RowStore(tmp_path)
     with pytest.raises(ConfigError, match=r"cache_dir: .* in use by another process.*read_only"):
-        RowFiles(tmp_path)
-    late = RowFiles(tmp_path, if_locked="read_only")
+        RowStore(tmp_path)
+    late = RowStore(tmp_path, if_locked="read_only")
     assert late.read_only
     first, second = (late.reading.submit(threading.current_thread) for _ in range(2))
     names = {future.result().name for future in (first, second)}
     assert names <= {"erllama-cache-read-1", "erllama-cache-read-2"}, "its threads are its own"
     owner.close()
-    RowFiles(tmp_path).close()
+    RowStore(tmp_path).close()
 
 
 def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / "kv").write_text("a file")
     with pytest.raises(ConfigError, match="cannot be used"):
-        RowFiles(tmp_path / "kv")
+        RowStore(tmp_path / "kv")
 
 
 def test_a_lock_that_cannot_be_opened_is_a_config_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(ConfigError, match="cannot be used"):
-        RowFiles(tmp_path)
+        RowStore(tmp_path)
 
 
 async def test_a_runtime_that_has_started_knows_what_its_folder_holds(
     tmp_path: pathlib.Path,
 ) -> None:
     def fill() -> None:
-        files = RowFiles(tmp_path / "kv")
+        files = RowStore(tmp_path / "kv")
         for i in range(400):
             row = new_row([i] * 100)
             files.publish(files.write(row.meta, row.parts)[0], row.meta)
@@ -418,17 +418,17 @@ async def test_what_was_used_most_is_read_once_at_the_start(
     rows = [new_row([i] * 100) for i in range(1, 9)]
     async with rig(tmp_path) as made:
         await made.keep(*rows)
-        used = [made.board.index.get(row.meta.id) for row in rows[2:4]]
+        used = [made.view.index.get(row.meta.id) for row in rows[2:4]]
         for _ in range(3):
-            made.board.index.touch([row for row in used if row is not None], 0.0)
+            made.view.index.touch([row for row in used if row is not None], 0.0)
     read: list[set[RowId]] = []
-    warm = RowFiles.warm
+    warm = RowStore.warm
 
-    def watched(self: RowFiles, hottest: Sequence[RowId]) -> None:
+    def watched(self: RowStore, hottest: Sequence[RowId]) -> None:
         warm(self, hottest)
         read.append(set(hottest))
 
-    monkeypatch.setattr(RowFiles, "warm", watched)
+    monkeypatch.setattr(RowStore, "warm", watched)
     monkeypatch.setattr(tiers_files, "WARM_BYTES", 2 * held(rows[0]))
     async with rig(tmp_path) as made:
         await until(lambda: bool(read))
@@ -439,7 +439,7 @@ def test_reading_at_the_start_passes_over_what_is_gone_and_ends_with_the_tier(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [new_row([i] * 100) for i in range(1, 5)]
-    files = RowFiles(tmp_path)
+    files = RowStore(tmp_path)
     for row in rows[1:]:
         files.publish(files.write(row.meta, row.parts)[0], row.meta)
     read: list[int] = []

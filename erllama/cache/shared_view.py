@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from erllama.cache.files import RowFiles
 from erllama.cache.index import CacheIndex
 from erllama.cache.pending_saves import PendingSaves
 from erllama.cache.row import RowId
+from erllama.cache.row_store import RowStore
 from erllama.cache.trie import TIERS, Tier
 
 
@@ -80,14 +80,14 @@ _FADING = 1.25
 """A tier that seems ten times too slow is tried again at the eleventh chance."""
 
 
-class Board:
+class CacheView:
     """See the module."""
 
     def __init__(self) -> None:
         self.index = CacheIndex()
         self.counts = Counts()
         self.ram: dict[RowId, tuple[Any, ...]] = {}
-        self.files: dict[Tier, RowFiles] = {}
+        self.files: dict[Tier, RowStore] = {}
         self.pending = PendingSaves()
         self.bytes_per_s: dict[Tier, float] = dict.fromkeys(TIERS, 0.0)
 
