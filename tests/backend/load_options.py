@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[Shape, AnyQuant]] = {
     "plain Q6_K": (WIDE, "Q6_K"),
     "SentencePiece": (TINY_SPM, "F16"),
     "LongRoPE": (LongRope(n_layer=2), "F16"),
+    "heads of 16": (Llama(n_embd=64, n_layer=2), "F16"),
     "heads of 24": (Llama(n_embd=96, n_layer=2), "F16"),
     "heads of 80": (Llama(n_embd=160, n_layer=2, n_head=2, n_head_kv=1), "F16"),
     "one head": (Llama(n_embd=64, n_layer=1, n_head=1, n_head_kv=1), "F16"),

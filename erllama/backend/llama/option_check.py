@@ -32,6 +32,8 @@ class _Sizes:
         width = self._number("embedding_length") // heads if heads else 0
         self.head_k = self._number("attention.key_length") or width
         self.head_v = self._number("attention.value_length") or width
+        self.window_k = self._number("attention.key_length_swa")
+        self.window_v = self._number("attention.value_length_swa")
         self.heads_kv = self._number("attention.head_count_kv") or heads
 
     def _number(self, key: str) -> int:
@@ -117,19 +119,22 @@ def _check_length(config: ContextConfig, trained: int) -> None:
 
 
 def _check_kv_types(config: ContextConfig, sizes: _Sizes) -> None:
-    """Flash attention reads a head's values by whole blocks (`llama_init_from_model`)."""
-    if config.flash_attn is False:
-        return
-    for field, kind, width in (
-        ("type_k", config.type_k, sizes.head_k),
-        ("type_v", config.type_v, sizes.head_v),
+    """A head's values have to be whole blocks.
+
+    With flash attention llama.cpp says so (`llama_init_from_model`), without it ends the process
+    (`ggml_row_size`).
+    """
+    for field, kind, widths in (
+        ("type_k", config.type_k, (sizes.head_k, sizes.window_k)),
+        ("type_v", config.type_v, (sizes.head_v, sizes.window_v)),
     ):
         block = KV_TYPES[kind].block
-        if width % block:
-            raise ConfigError(
-                f"ContextConfig.{field}: {kind} stores blocks of {block} values, which do not "
-                f"divide this model's heads of {width}; use f16, bf16 or f32"
-            )
+        for width in widths:
+            if width % block:
+                raise ConfigError(
+                    f"ContextConfig.{field}: {kind} stores blocks of {block} values, which do not "
+                    f"divide this model's heads of {width}; use f16, bf16 or f32"
+                )
 
 
 def _check_memory(config: ContextConfig, sizes: _Sizes) -> None:
