@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import itertools
 import os
+import pathlib
 import resource
 import signal
 import traceback
@@ -20,6 +21,7 @@ import numpy as np
 from erllama.backend.base import Begin, Draw, EmbedPlan, Engine, Prefill, Row, StepPlan
 from erllama.backend.llama import LlamaBackend
 from erllama.backend.llama.library import llama
+from erllama.backend.llama.tiles import tiles_work
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import ConfigError, ErllamaError
 from erllama.sampling import SamplingParams, plan_sampler
@@ -48,6 +50,8 @@ def run_trials(trials: Sequence[tuple[str, Options]]) -> list[str]:
         for each "works"; "refused: " and erllama's error; or anything else, which is a fault.
     """
     llama()  # before the forks, which then need not load it
+    for path in {path for path, _ in trials}:
+        tiles_work(pathlib.Path(path))  # nor try this out
     return [_in_fork(path, options) for path, options in trials]
 
 

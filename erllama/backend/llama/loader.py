@@ -51,6 +51,7 @@ from erllama.backend.llama.room import Room, plan_room, window_cells
 from erllama.backend.llama.self_test import Verdict, self_test
 from erllama.backend.llama.state_blob import BadState, memory_bytes
 from erllama.backend.llama.states import States, WholeStates
+from erllama.backend.llama.tiles import tiles_work
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import ConfigError, ModelLoadError
@@ -71,13 +72,25 @@ class LlamaBackend:
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> LlamaLoading:
         llama()  # imported here: whoever opens is on a thread of normal priority
-        return LlamaLoading(pathlib.Path(path), model, context)
+        file = pathlib.Path(path)
+        return LlamaLoading(file, model, context, tiles=tiles_work(file))
 
 
 class LlamaLoading:
-    """See `erllama.backend.base.Loading`. Owns the handles until the engine takes them."""
+    """See `erllama.backend.base.Loading`. Owns the handles until the engine takes them.
 
-    def __init__(self, path: pathlib.Path, model: ModelConfig, context: ContextConfig) -> None:
+    Args:
+        tiles: the weights may lie as the CPU's matrix tiles, and other kernels, want them.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        model: ModelConfig,
+        context: ContextConfig,
+        *,
+        tiles: bool = True,
+    ) -> None:
         self._path = path
         self._model_config = model
         self._config = context
@@ -85,6 +98,7 @@ class LlamaLoading:
         self._context: Any = None
         self._embedder: Embedder | None = None
         self._encoder = False
+        self._tiles = tiles
         self._flag = AbortFlag()
         self._headers: list[GgufHeader] = []
         self._memory: FingerprintMemory | None = None
@@ -208,6 +222,7 @@ class LlamaLoading:
         parameters.main_gpu = config.main_gpu
         parameters.load_mode = _LOAD_MODES[config.use_mmap, config.use_mlock]
         parameters.vocab_only = config.vocab_only
+        parameters.use_extra_bufts = self._tiles
         if config.tensor_split:
             room = llama().llama_max_devices()
             parameters.tensor_split = (ctypes.c_float * room)(*config.tensor_split)
@@ -362,7 +377,7 @@ class LlamaLoading:
             *(lib.llama_n_seq_max(self._context), config.kv_unified, config.swa_full),
             *(self._n_threads, config.n_threads_batch, self._rope_factors, config.deterministic),
             *(config.rope_scaling, config.rope_freq_base, config.rope_freq_scale),
-            *(offload(self._model_config), _build(), lib.llama_print_system_info()),
+            *(offload(self._model_config), self._tiles, _build(), lib.llama_print_system_info()),
             *(os.environ.get(name) for name in _SWITCHES),
         )
         return f"{_SELF_TEST}:{hashlib.sha256(repr(facts).encode()).hexdigest()}"
