@@ -41,6 +41,13 @@ def test_an_encoder_loads_with_any_number_of_sequences() -> None:
     assert [end for _, _, end in ends_of(trials)] == ["works"] * len(trials)
 
 
+def test_a_hybrid_model_computes_numbers_for_many_sequences_at_once() -> None:
+    """With weights laid out for the tiles of a CPU (AMX) they were not finite."""
+    options = {"n_seq_max": 33}
+    ((_, _, end),) = ends_of([("hybrid, convolutions", options)])
+    assert end == "works"
+
+
 def test_options_at_random_load_or_are_refused() -> None:
     check(itertools.islice(mixed(seed=3), len(MODELS)))
 

@@ -13,7 +13,7 @@ from erllama.backend.llama import tiles
 from erllama.backend.llama.tiles import tiles_fault, tiles_work, try_out
 from erllama.bundled import bundled_model
 from tests.backend import killers
-from tests.models import TINY, cached_model, run_child
+from tests.models import TINY, TINY_FALCON_H1, TINY_LFM2, TINY_MAMBA2, cached_model, run_child
 
 DIES = "import os, resource, signal\nos.kill(os.getpid(), signal.SIGILL)"
 
@@ -54,8 +54,17 @@ def test_tiles_that_work_are_used(trials: list[str], monkeypatch: pytest.MonkeyP
 
 def test_nothing_is_tried_out_for_matrices_that_tiles_do_not_take(trials: list[str]) -> None:
     assert tiles_work(cached_model(TINY, "F16"))
-    assert tiles_work(pathlib.Path("no such file"))
+    assert not tiles_work(pathlib.Path("no such file"))
     assert trials == []
+
+
+def test_models_that_multiply_more_than_two_dimensions_do_without_tiles_that_work(
+    trials: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "try_out", lambda _: "")
+    assert tiles_work(cached_model(TINY, "Q8_0"))
+    for shape in (TINY_LFM2, TINY_FALCON_H1, TINY_MAMBA2):
+        assert not tiles_work(cached_model(shape, "F16"))
 
 
 def test_nothing_is_tried_out_on_a_cpu_without_tiles(

@@ -4,6 +4,11 @@ Some compilers (GCC 12.2 is one) take most of the 64 bytes that `_tile_loadconfi
 and leave them out. Then the first multiplication of a quantized matrix by several rows is an
 illegal instruction (`ggml_tile_config_init` in ggml-cpu/amx/mmq.cpp). Nothing tells such a build
 from a good one but trying it out, in a process of its own.
+
+In every build, what is computed with weights that were laid out for tiles has to have two
+dimensions: of more, `ggml_backend_amx_mul_mat` adds offsets in bytes to pointers to numbers, reads
+past the weights and writes past the result. Recurrent and hybrid models have a dimension for the
+sequences. So only architectures that are known to have none get that layout.
 """
 
 from __future__ import annotations
@@ -24,6 +29,13 @@ from erllama.errors import ErllamaError
 log = logging.getLogger("erllama.llama")
 
 _TILED = {2, 3, 8, 12, 13, 14, 23}  # ggml_type: Q4_0, Q4_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_XS
+_FLAT = {
+    *("llama", "mistral3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3"),
+    *("phi3", "command-r", "cohere2", "granite", "olmo2", "starcoder2", "stablelm", "gpt-oss"),
+    *("glm4", "deepseek", "bert", "nomic-bert"),
+}
+"""Architectures that multiply matrices of two dimensions only by their weights (src/models)."""
+
 _PATIENCE_S = 60
 _TRIAL = """
 import ctypes, json, sys
@@ -42,17 +54,23 @@ sys.exit(lib.llama_decode(context, lib.llama_batch_get_one(tokens, 64)))
 
 
 def tiles_work(path: pathlib.Path) -> bool:
-    """Whether a model's matrices may lie as the CPU's tiles want them; True if it has none.
+    """Whether a model's weights may lie as the CPU's tiles want them; True if the CPU has none.
 
-    Where the CPU has tiles and the matrices fit them, it takes about a second, once a process:
-    call it on a worker of normal priority, as the trial would inherit a low one.
+    Where the matrices' types fit the tiles, it takes about a second, once a process: call it on a
+    worker of normal priority, as the trial would inherit a low one.
 
     Args:
         path: the model's file, or the first of several.
     """
-    if b"AMX_INT8 = 1" not in llama().llama_print_system_info() or not _has_tiled(path):
+    if b"AMX_INT8 = 1" not in llama().llama_print_system_info():
         return True
-    return not tiles_fault()
+    try:
+        header = read_header(path)
+    except ErllamaError:
+        return False  # loading says what is wrong with it
+    if header.metadata.get("general.architecture") not in _FLAT:
+        return False
+    return not (any(tensor.type in _TILED for tensor in header.tensors) and tiles_fault())
 
 
 @functools.cache
@@ -87,10 +105,3 @@ def try_out(trial: str) -> str:
     if done.returncode < 0:
         return f"a trial ended with {signal.Signals(-done.returncode).name}"
     return f"a trial returned {done.returncode}" if done.returncode else ""
-
-
-def _has_tiled(path: pathlib.Path) -> bool:
-    try:
-        return any(tensor.type in _TILED for tensor in read_header(path).tensors)
-    except ErllamaError:
-        return False  # loading says what is wrong with it
