@@ -38,6 +38,7 @@ class CoreShortage(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """What is wrong, how bad it is, and what to do."""
+        threads = f"the model's {self.n_threads} threads"
         if self.throttled >= LEAST_THROTTLED:
             cause = (
                 f"a CPU quota holds the process back {self.throttled:.0%} of the time, so set "
@@ -45,21 +46,21 @@ class CoreShortage(msgspec.Struct, frozen=True, kw_only=True):
             )
         elif self.taken >= LEAST_TAKEN:
             cause = (
-                f"other processes take {self.taken:.1f} of the {self.cores} cores that "
-                f"{_threads(self.n_threads)} need, so keep cores free of them, or lower n_threads"
+                f"other processes take {self.taken:.1f} of the {self.cores} cores that {threads} "
+                "need, so keep cores free of them, or lower n_threads"
             )
         else:
-            cause = (
-                f"{_threads(self.n_threads)} have {self.cores} cores, so set n_threads to "
-                f"{self.cores} or less"
-            )
+            cause = f"{threads} have {self.cores} cores, so set n_threads to {self.cores} or less"
         return f"{cause}: threads wait for each other, and the model may run many times slower"
 
 
 def find_shortage(before: CpuTime, after: CpuTime, n_threads: int) -> CoreShortage | None:
-    """What two readings say of a model that computes with `n_threads`; None: nothing is amiss."""
+    """What two readings say of a model that computes with `n_threads`; None: nothing is amiss.
+
+    One thread waits for no other: a core that it shares costs it no more than the share.
+    """
     window = after.at - before.at
-    if window < LEAST_WINDOW_S or after.cores < 1:
+    if window < LEAST_WINDOW_S or after.cores < 1 or n_threads < 2:
         return None
     others = (after.busy - before.busy) - (after.own - before.own)
     taken = min(max(others / window, 0.0), float(after.cores))
@@ -70,7 +71,3 @@ def find_shortage(before: CpuTime, after: CpuTime, n_threads: int) -> CoreShorta
     if not crowded and throttled < LEAST_THROTTLED:
         return None
     return CoreShortage(n_threads=n_threads, cores=after.cores, taken=taken, throttled=throttled)
-
-
-def _threads(n: int) -> str:
-    return f"the model's {n} threads" if n > 1 else "the model's thread"

@@ -39,9 +39,9 @@ def model_info(
 
 
 def threads_waiting(engine: Engine, context: ContextConfig) -> int:
-    """Threads of the CPU that wait for each other when the model computes; 0: a GPU helps."""
-    state = engine.capabilities.state
-    if state is not None and state.devices:
+    """Threads of the CPU that wait for each other; 0: a GPU computes, or nothing does."""
+    can = engine.capabilities
+    if (can.state is not None and can.state.devices) or not (can.generate or can.embed):
         return 0
     return max(engine.info.n_threads, context.n_threads_batch or 0)
 

@@ -53,8 +53,11 @@ def test_others_that_take_a_core_that_a_thread_needs_are_a_shortage() -> None:
 
 def test_others_that_keep_to_cores_that_no_thread_needs_are_none() -> None:
     assert found(n_threads=3, own=15.0, others=5.0) is None
-    assert found(n_threads=1, others=14.0) is None
     assert found(n_threads=2, others=14.0) is not None
+
+
+def test_a_thread_that_waits_for_no_other_lacks_nothing() -> None:
+    assert found(n_threads=1, others=20.0, periods=50, throttled=25) is None
 
 
 def test_own_work_of_whatever_kind_is_not_that_of_others() -> None:
@@ -68,8 +71,8 @@ def test_more_threads_than_cores_are_a_shortage_though_nobody_else_computes() ->
 
 
 def test_a_quota_that_holds_the_process_back_is_a_shortage() -> None:
-    assert found(n_threads=1, periods=50, throttled=4) is None
-    shortage = found(n_threads=1, periods=50, throttled=25)
+    assert found(n_threads=2, periods=50, throttled=4) is None
+    shortage = found(n_threads=2, periods=50, throttled=25)
     assert shortage is not None
     assert "a CPU quota holds the process back 50% of the time" in str(shortage)
 
