@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-_ROOT = Path("/")
+from erllama.backend.cgroups import ROOT, group_folders
+
 _IDLE, _IOWAIT, _GUEST = 3, 4, 8  # columns of /proc/stat; a guest's time is in the user's already
 
 
@@ -37,7 +38,7 @@ class CpuTime(msgspec.Struct, frozen=True, kw_only=True):
     throttled: int = 0
 
 
-def read_cpu_time(root: Path = _ROOT, cores: Collection[int] | None = None) -> CpuTime | None:
+def read_cpu_time(root: Path = ROOT, cores: Collection[int] | None = None) -> CpuTime | None:
     """A reading of now; None where the system does not tell. Never raises.
 
     Args:
@@ -71,24 +72,8 @@ def _core_times(stat: str, usable: Collection[int]) -> Iterator[int]:
 
 def _quota(root: Path) -> tuple[int, int]:
     """Periods of the quotas on this process, and how many of them were used up."""
-    found = [_counts(folder / "cpu.stat") for folder in _groups(root)]
+    found = [_counts(folder / "cpu.stat") for folder in group_folders("cpu", root)]
     return max(found, key=lambda counts: counts[1], default=(0, 0))
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """Folders of this process's control groups that may have a CPU quota, inner ones first."""
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mount = root / "sys/fs/cgroup"
-        elif "cpu" in controllers.split(","):
-            mount = root / "sys/fs/cgroup" / controllers
-        else:
-            continue
-        group = mount / path.strip("/")
-        yield from (
-            folder for folder in (group, *group.parents) if mount in (folder, *folder.parents)
-        )
 
 
 def _counts(stat: Path) -> tuple[int, int]:

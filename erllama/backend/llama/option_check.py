@@ -6,9 +6,8 @@ erllama's options.
 
 from __future__ import annotations
 
-import os
-
 from erllama.backend.base import Family
+from erllama.backend.cgroups import memory_present
 from erllama.backend.llama.devices import device_names
 from erllama.backend.llama.gguf_file import GgufHeader
 from erllama.backend.llama.kv_types import KV_TYPES
@@ -146,10 +145,14 @@ def _check_memory(config: ContextConfig, sizes: _Sizes) -> None:
     )
     cells = room.total + (room.cells if config.embeddings else 0)
     needed = int(sizes.n_layer * row * cells)
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    present = memory_present()
     if needed > present:
         raise ConfigError(
             f"ContextConfig.n_ctx: {room.cells:,} tokens for {room.n_seq} sequences need "
-            f"{needed / 2**30:,.0f} GiB of KV cache, this machine has "
-            f"{present / 2**30:,.0f} GiB; lower n_ctx or n_seq_max"
+            f"{_gib(needed)} of KV cache, this machine or container has {_gib(present)}; lower "
+            "n_ctx or n_seq_max"
         )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"
