@@ -57,13 +57,15 @@ def test_what_a_model_or_machine_cannot_have_is_refused_by_name() -> None:
         ("heads of 24", {"type_k": "q8_0"}),
         ("heads of 24", {"type_v": "q4_0", "flash_attn": True}),
         ("heads of 16", {"type_k": "q4_1", "flash_attn": False}),
+        ("plain", {"n_threads_batch": 512}),  # more than a trial's memory has room for
         ("plain", {"split_mode": "tensor", "gpu_layers": 0}),
     ]
-    key, value, no_flash, split = [end for _, _, end in ends_of(trials)]
+    key, value, no_flash, threads, split = [end for _, _, end in ends_of(trials)]
     assert 'ConfigError("ContextConfig.type_k: q8_0 stores blocks of 32 values, which' in key
     assert "heads of 24; use f16" in key
     assert 'ConfigError("ContextConfig.type_v: q4_0 stores blocks of 32' in value
     assert 'ConfigError("ContextConfig.type_k: q4_1 stores blocks of 32' in no_flash
+    assert threads == "works" or "ContextConfig.n_threads_batch: of 512 threads only" in threads
     assert split == "works" or "ModelConfig.split_mode: 'tensor' needs a GPU" in split
 
 

@@ -51,6 +51,7 @@ from erllama.backend.llama.room import Room, plan_room, window_cells
 from erllama.backend.llama.self_test import Verdict, self_test
 from erllama.backend.llama.state_blob import BadState, memory_bytes
 from erllama.backend.llama.states import States, WholeStates
+from erllama.backend.llama.thread_check import check_threads
 from erllama.backend.llama.tiles import tiles_work
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.config import GRANULE, ContextConfig, ModelConfig
@@ -127,6 +128,7 @@ class LlamaLoading:
         if fault is not None:
             raise ModelLoadError(f"{self._path}: its {fault}; download or convert it again")
         check_options(self._model_config, self._config, header)
+        check_threads(self._config)
         self._headers = headers
         self._model = self._load_weights(progress)
         fault = Vocabulary(self._model).fault
