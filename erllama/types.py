@@ -258,6 +258,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
         decode_tokens_per_s: of the latest generation; 0 before the first.
         prefill_tokens_per_s: of the latest prompt; 0 before the first.
         heartbeat_age_s: seconds since the last sign of life of a step that is running; else 0.
+        warnings: what slows it down at present, and what to do: threads that have to share their
+            cores with other processes (docs/busy-machine.md). Looked for while it does something.
     """
 
     id: str
@@ -270,6 +272,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
     heartbeat_age_s: float
+    warnings: tuple[str, ...] = ()
 
 
 class ActorNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from erllama.actor.testing import forbid_blocked_loop
 from erllama.backend import lane
+from erllama.model import core_watch
 
 MOST_WORKERS = 4
 """More gain nothing: computing children and models of two threads have to fit beside them."""
@@ -57,6 +58,12 @@ def lane_nobody_used() -> None:
     Slices of prompts are shorter for half a second after somebody else has used it.
     """
     lane._process._last_used.clear()
+
+
+@pytest.fixture(autouse=True)
+def cores_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on what else its machine is doing."""
+    monkeypatch.setattr(core_watch, "read_cpu_time", lambda: None)
 
 
 @pytest.fixture(autouse=True)

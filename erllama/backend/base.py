@@ -571,4 +571,4 @@ class Backend(Protocol):
     """A way to run models."""
 
     def open(self, path: str, model: ModelConfig, context: ContextConfig) -> Loading:
-        """Prepare loading; touches nothing yet."""
+        """Prepare loading, on a worker of normal priority; takes no memory yet."""

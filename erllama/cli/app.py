@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from typing import Annotated, Any
 
@@ -37,7 +38,18 @@ def _sampling_option(name: str) -> Any:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, one object per line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def _hush(quiet: bool) -> bool:
+    if quiet:
+        logging.getLogger("erllama").setLevel(logging.ERROR)
+    return quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show neither progress nor warnings.", callback=_hush),
+]
 
 
 @app.command()

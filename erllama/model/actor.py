@@ -55,6 +55,7 @@ from erllama.model.adapters import ModelAdapters
 from erllama.model.cache_work import CacheWork
 from erllama.model.caching import ModelCache
 from erllama.model.chat_memory import ChatMemory
+from erllama.model.core_watch import CoreWatch
 from erllama.model.embed_job import Vector
 from erllama.model.embedding import Embeddings
 from erllama.model.engine_owner import EngineOwner
@@ -63,7 +64,7 @@ from erllama.model.evictions import Evictions
 from erllama.model.faults import concerns_all
 from erllama.model.floor import Floor
 from erllama.model.gauges import Gauges
-from erllama.model.info import model_info
+from erllama.model.info import model_info, threads_waiting
 from erllama.model.job import Job
 from erllama.model.markers import THINKING, Markers, find_markers
 from erllama.model.messages import (
@@ -197,6 +198,7 @@ class ModelActor(StateMachine):
 
     async def init(self) -> None:
         spec = self._spec
+        self._cores = CoreWatch(gauges=spec.gauges, clock=self.clock)
         spec.starts += 1
         first = spec.starts == 1
         if not first:
@@ -205,6 +207,7 @@ class ModelActor(StateMachine):
                 await self.goto("failed")
                 return
         self._set_phase("loading")
+        self._cores.begin()
         self.spawn_task(self._open(), then="load")
 
     async def _open(self) -> tuple[Engine, str]:
@@ -314,6 +317,7 @@ class ModelActor(StateMachine):
         self._here = self._make(engine, fingerprint)
         info = model_info(self._spec.id, self._spec.path, fingerprint, engine, self._here.markers)
         self._gauges.info = info
+        self._cores.loaded(threads_waiting(engine, self._spec.context))
         for reply in self._ready:
             reply.send(info)
         self._ready.clear()
@@ -415,6 +419,7 @@ class ModelActor(StateMachine):
     # Serving
 
     async def _serve(self, event: Event) -> Any:
+        self._cores.look()
         match event:
             case Urgent(StepDone() as done):  # first, for it comes most often
                 here = self._loaded_here

@@ -28,6 +28,8 @@ class Gauges:
         self.info: ModelInfo | None = None
         self.adapters: tuple[Adapter, ...] = ()
         self.adapters_ever = 0
+        self._warnings: tuple[str, ...] = ()
+        self._warned_until = 0.0
 
     def rest(self) -> None:
         """Nothing is computed and nothing waits: the actor has ended."""
@@ -38,6 +40,10 @@ class Gauges:
     def note_request(self, seconds: float) -> None:
         """Keep a moving average of how long requests are computed."""
         self.request_s += 0.3 * (seconds - self.request_s)
+
+    def warn(self, warnings: tuple[str, ...], *, until: float) -> None:
+        """Show these in place of the earlier ones, until a time on the actor's clock."""
+        self._warnings, self._warned_until = warnings, until
 
     def snapshot(self, now: float) -> ModelStatus:
         """A frozen copy; `now` on the actor's clock."""
@@ -53,4 +59,5 @@ class Gauges:
             decode_tokens_per_s=self.decode_rate,
             prefill_tokens_per_s=self.pace.prefill_rate,
             heartbeat_age_s=now - min(since, default=now),
+            warnings=self._warnings if now < self._warned_until else (),
         )

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from erllama.backend.base import Engine, StateCapabilities
+from erllama.config import ContextConfig
 from erllama.model.markers import THINKING, TOOL_CALL, Markers
 from erllama.types import ModelInfo
 
@@ -35,6 +36,14 @@ def model_info(
         tool_call_markers=markers.texts(TOOL_CALL),
         **msgspec.structs.asdict(engine.info),
     )
+
+
+def threads_waiting(engine: Engine, context: ContextConfig) -> int:
+    """Threads of the CPU that wait for each other; 0: a GPU computes, or nothing does."""
+    can = engine.capabilities
+    if (can.state is not None and can.state.devices) or not (can.generate or can.embed):
+        return 0
+    return max(engine.info.n_threads, context.n_threads_batch or 0)
 
 
 def _cached_as(

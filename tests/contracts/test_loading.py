@@ -9,7 +9,7 @@ from tests.contracts.rig import PROMPT, Rig, on_thread
 
 
 async def test_progress_rises_from_zero_to_one(rig: Rig) -> None:
-    loading = rig.opening()
+    loading = await on_thread(rig.opening)  # the first time the native library is imported
     shares: list[float] = []
 
     def note(share: float) -> bool:

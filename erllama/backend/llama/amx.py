@@ -3,10 +3,12 @@
 llama.cpp puts weights into a buffer type of its own where the processor and its build have AMX.
 GCC 12 and 13 drop most of the tile configuration that those kernels write, because their intrinsic
 for `ldtilecfg` declares that it reads 8 of the 64 bytes (`amxtileintrin.h`; `init_tile_config` in
-ggml-cpu/amx/mmq.cpp): the first product of a quantized or F16 matrix ends the process with SIGILL.
-Nothing tells from outside which compiler built the library, and trying it out would end this
-process. So the buffer type is taken out of the list that llama.cpp chooses from; weights are then
-repacked for AVX-512 as on processors without AMX.
+ggml-cpu/amx/mmq.cpp): the first product of a quantized matrix ends the process with SIGILL. In
+every build, `ggml_backend_amx_mul_mat` adds offsets in bytes to pointers to numbers where a product
+has more than two dimensions, as those of recurrent and hybrid models have, and reads and writes
+past its buffers. Nothing tells from outside which compiler built the library, and trying it out
+would end this process. So the buffer type is taken out of the list that llama.cpp chooses from;
+weights are then repacked for AVX-512 as on processors without AMX.
 """
 
 from __future__ import annotations

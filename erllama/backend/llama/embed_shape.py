@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from erllama.backend.base import EmbedCapabilities
-from erllama.backend.llama.room import Room
+from erllama.backend.llama.room import Room, round_cells, round_up
 from erllama.config import ContextConfig, Pooling
 from erllama.errors import ConfigError
 
@@ -45,12 +45,17 @@ class EmbedShape(msgspec.Struct, frozen=True):
         pooled: it makes the vector of an input itself; else it gives one per token. Its own
             pooling knows the rows of one call only, so inputs that come in parts are not left to
             it.
+        rows: micro-batch that the context is made for, `can.n_rows` or somewhat more. llama.cpp
+            plans its memory for rows that it rounds up to a multiple of the sequences, with only
+            as many outputs as the micro-batch has rows; where it pools by the mean, a rounding
+            ends the process (`graph_reserve` in src/llama-context.cpp).
         cells: tokens that all sequences hold together.
     """
 
     can: EmbedCapabilities
     pooling_type: int
     pooled: bool
+    rows: int
     cells: int
 
 
@@ -77,7 +82,14 @@ def plan_embedding(config: ContextConfig, room: Room, facts: Facts) -> EmbedShap
         whole=whole,
         abort=False,
     )
-    return EmbedShape(can, POOLING_TYPES[pooling if pooled else "none"], pooled, cells)
+    rows = round_up(n_rows, can.n_inputs) if pooled else n_rows
+    return EmbedShape(
+        can=can,
+        pooling_type=POOLING_TYPES[pooling if pooled else "none"],
+        pooled=pooled,
+        rows=rows,
+        cells=max(cells, round_cells(rows)),
+    )
 
 
 def _pooling(config: ContextConfig, facts: Facts) -> Pooling:

@@ -40,11 +40,18 @@ from erllama.backend.llama.keeping import (
     slices_keep_apart,
     state_capabilities,
 )
+from erllama.backend.llama.kv_types import KV_TYPES
 from erllama.backend.llama.library import capture_log, llama
-from erllama.backend.llama.room import Room, check_room, plan_room, window_cells
+from erllama.backend.llama.option_check import (
+    check_deterministic,
+    check_options,
+    wanted_context,
+)
+from erllama.backend.llama.room import Room, plan_room, window_cells
 from erllama.backend.llama.self_test import Verdict, self_test
 from erllama.backend.llama.state_blob import BadState, memory_bytes
 from erllama.backend.llama.states import States, WholeStates
+from erllama.backend.llama.thread_check import check_threads
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import ConfigError, ModelLoadError
@@ -53,21 +60,9 @@ S = TypeVar("S")
 
 log = logging.getLogger("erllama.llama")
 
-# ggml_type (ggml.h) and bytes per value of the KV number formats
-_KV_TYPES: dict[str, tuple[int, float]] = {
-    "f32": (0, 4),
-    "f16": (1, 2),
-    "bf16": (30, 2),
-    "q8_0": (8, 34 / 32),
-    "q5_1": (7, 24 / 32),
-    "q5_0": (6, 22 / 32),
-    "q4_1": (3, 20 / 32),
-    "q4_0": (2, 18 / 32),
-}
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}  # llama_split_mode, llama.h
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}  # llama_rope_scaling_type
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
-_DEFAULT_N_CTX = 4_096
 _SELF_TEST = "self-test 1"
 _SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS", "ERLLAMA_AMX")
 
@@ -118,7 +113,8 @@ class LlamaLoading:
         fault = find_fault(header.metadata, header.arrays, header.repeated_token)
         if fault is not None:
             raise ModelLoadError(f"{self._path}: its {fault}; download or convert it again")
-        self._check_options(header)
+        check_options(self._model_config, self._config, header)
+        check_threads(self._config)
         self._headers = headers
         self._model = self._load_weights(progress)
         fault = Vocabulary(self._model).fault
@@ -216,8 +212,6 @@ class LlamaLoading:
         parameters.vocab_only = config.vocab_only
         if config.tensor_split:
             room = llama().llama_max_devices()
-            if len(config.tensor_split) > room:
-                raise ConfigError(f"ModelConfig.tensor_split: at most {room} devices here")
             parameters.tensor_split = (ctypes.c_float * room)(*config.tensor_split)
 
     # Context
@@ -249,8 +243,8 @@ class LlamaLoading:
         parameters.n_threads = self._n_threads
         parameters.n_threads_batch = config.n_threads_batch or self._n_threads
         parameters.flash_attn_type = -1 if config.flash_attn is None else int(config.flash_attn)
-        parameters.type_k = _KV_TYPES[config.type_k][0]
-        parameters.type_v = _KV_TYPES[config.type_v][0]
+        parameters.type_k = KV_TYPES[config.type_k].number
+        parameters.type_v = KV_TYPES[config.type_v].number
         parameters.kv_unified = config.kv_unified
         parameters.swa_full = config.swa_full
         parameters.no_perf = True
@@ -311,71 +305,14 @@ class LlamaLoading:
 
     def _room(self, model: Any) -> Room:
         trained = int(llama().llama_model_n_ctx_train(model))
-        n_ctx = self._config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
+        n_ctx = wanted_context(self._config, trained)
         return plan_room(self._config, n_ctx, original=original_context(self._headers, model))
 
-    def _check_options(self, header: GgufHeader) -> None:
-        """Refuse options that this model cannot have, before memory is taken for them."""
-        config = self._config
-        if config.n_batch < config.n_ubatch and config.n_batch % GRANULE:
-            raise ConfigError(
-                f"ContextConfig.n_batch: {config.n_batch} is below n_ubatch {config.n_ubatch} and "
-                f"no multiple of {GRANULE}; raise it or make it one"
-            )
-        arch = str(header.metadata.get("general.architecture", ""))
-        trained = header.metadata.get(f"{arch}.context_length", 0)
-        stretched = (config.rope_scaling, config.rope_freq_base, config.rope_freq_scale)
-        trained = trained if isinstance(trained, int) else 0
-        unstretched = all(option is None for option in stretched)
-        if config.n_ctx and 0 < trained < config.n_ctx and unstretched:
-            raise ConfigError(
-                f"ContextConfig.n_ctx: {config.n_ctx:,} exceeds the {trained:,} tokens that the "
-                "model was trained for; lower it, or stretch the context by rope_scaling, "
-                "rope_freq_base or rope_freq_scale"
-            )
-        self._check_memory(header.metadata, arch, trained)
-
-    def _check_memory(self, metadata: dict[str, Any], arch: str, trained: int) -> None:
-        def number(key: str) -> int:
-            value = metadata.get(f"{arch}.{key}", 0)
-            return value if isinstance(value, int) else 0
-
-        config = self._config
-        heads = number("attention.head_count")
-        per_head = number("attention.key_length") or (
-            number("embedding_length") // heads if heads else 0
-        )
-        width = (number("attention.head_count_kv") or heads) * per_head
-        value_bytes = _KV_TYPES[config.type_k][1] + _KV_TYPES[config.type_v][1]
-        n_ctx = config.n_ctx or min(trained or _DEFAULT_N_CTX, _DEFAULT_N_CTX)
-        room = plan_room(config, n_ctx)
-        check_room(config, room, llama().llama_max_parallel_sequences())
-        cells = room.total + (room.cells if config.embeddings else 0)
-        needed = int(number("block_count") * width * value_bytes * cells)
-        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > present:
-            raise ConfigError(
-                f"ContextConfig.n_ctx: {room.cells:,} tokens for {room.n_seq} sequences need "
-                f"{needed / 2**30:,.0f} GiB of KV cache, this machine has "
-                f"{present / 2**30:,.0f} GiB; lower n_ctx or n_seq_max"
-            )
-
     def _check_deterministic(self) -> None:
-        """Refuse the option where an idle sequence cannot take a padding row and drop it."""
-        if not self._config.deterministic:
-            return
         lib = llama()
         family = self._family(has_memory=bool(lib.llama_get_memory(self._context)))
-        if family not in ("plain", "sliding_window") or lib.llama_model_has_encoder(self._model):
-            raise ConfigError(
-                "ContextConfig.deterministic: this model has no state whose end can be dropped "
-                f"(family {family}); set it to False"
-            )
-        if family == "sliding_window" and not self._config.swa_full:
-            raise ConfigError(
-                "ContextConfig.deterministic: needs the whole context of sliding-window layers; "
-                "set swa_full to True"
-            )
+        whole = not lib.llama_model_has_encoder(self._model)
+        check_deterministic(self._config, family, decodes_alone=whole)
 
     def _try_company(self) -> None:
         """Refuse the option where this machine's kernels do not keep it."""
@@ -634,7 +571,7 @@ class LlamaLoading:
 def _make_it_embed(parameters: Any, shape: EmbedShape, flag: AbortFlag) -> None:
     """Change the parameters of a context that generates into those of one that embeds."""
     parameters.n_ctx = shape.cells
-    parameters.n_batch = parameters.n_ubatch = shape.can.n_rows
+    parameters.n_batch = parameters.n_ubatch = shape.rows
     parameters.n_seq_max = shape.can.n_inputs
     parameters.kv_unified = True
     parameters.embeddings = True

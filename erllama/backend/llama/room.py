@@ -44,10 +44,10 @@ def plan_room(config: ContextConfig, n_ctx: int, *, original: int | None = None)
             A request of just this length has to do without its last token where the cell behind
             it would change all numbers.
     """
-    rounded = _round_up(n_ctx, _CELLS)
+    rounded = round_up(n_ctx, _CELLS)
     if not config.deterministic:
         return Room(n_ctx=rounded, n_seq=config.n_seq_max, cells=rounded)
-    cells = _round_up(n_ctx + 1, _CELLS)
+    cells = round_up(n_ctx + 1, _CELLS)
     if original is not None and rounded <= original < cells:
         cells = rounded
     return Room(n_ctx=min(rounded, cells - 1), n_seq=padded_rows(config.n_seq_max), cells=cells)
@@ -55,7 +55,7 @@ def plan_room(config: ContextConfig, n_ctx: int, *, original: int | None = None)
 
 def padded_rows(n: int) -> int:
     """Rows of a deterministic call that has `n` or fewer."""
-    return max(_LEAST_ROWS, _round_up(n, _ROW_STEP))
+    return max(_LEAST_ROWS, round_up(n, _ROW_STEP))
 
 
 def window_cells(room: Room, config: ContextConfig, *, n_swa: int, n_ubatch: int) -> int:
@@ -68,7 +68,7 @@ def window_cells(room: Room, config: ContextConfig, *, n_swa: int, n_ubatch: int
         return room.total
     streams = 1 if config.kv_unified else room.n_seq
     windows = n_swa * (room.n_seq // streams)
-    return streams * _round_up(min(room.total // streams, windows + n_ubatch), _CELLS)
+    return streams * round_up(min(room.total // streams, windows + n_ubatch), _CELLS)
 
 
 def check_room(config: ContextConfig, room: Room, n_seq_limit: int) -> None:
@@ -95,5 +95,11 @@ def check_room(config: ContextConfig, room: Room, n_seq_limit: int) -> None:
             )
 
 
-def _round_up(n: int, step: int) -> int:
+def round_cells(n: int) -> int:
+    """The cells that llama.cpp allocates for `n` tokens of a sequence."""
+    return round_up(n, _CELLS)
+
+
+def round_up(n: int, step: int) -> int:
+    """The least multiple of `step` that is `n` or more."""
     return -(-n // step) * step
