@@ -9,11 +9,17 @@ from erllama.cli.opening import cache_folder, open_model
 from erllama.cli.output import Output, json_line, printable
 from erllama.cli.progress import make_report
 from erllama.config import GRANULE
+from erllama.option_types import LoadOptions
 from erllama.runtime import Runtime
 from erllama.types import ModelInfo
 
 # The model is loaded to be known: what a header promises may still not load or compute.
-_SMALLEST = {"n_ctx": GRANULE, "n_batch": GRANULE, "n_ubatch": GRANULE, "gpu_layers": 0}
+_SMALLEST: LoadOptions = {
+    "n_ctx": GRANULE,
+    "n_batch": GRANULE,
+    "n_ubatch": GRANULE,
+    "gpu_layers": 0,
+}
 
 
 async def show_info(path: pathlib.Path, *, json: bool, quiet: bool) -> int:

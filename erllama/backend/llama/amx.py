@@ -1,4 +1,4 @@
-"""AMX, the matrix unit of some Intel processors, is left alone unless `ERLLAMA_AMX=1` says otherwise.
+"""AMX, the matrix unit of some Intel processors, is not used unless `ERLLAMA_AMX=1` says so.
 
 llama.cpp puts weights into a buffer type of its own where the processor and its build have AMX.
 GCC 12 and 13 drop most of the tile configuration that those kernels write, because their intrinsic
