@@ -63,6 +63,7 @@ def model_facts(info: ModelInfo) -> dict[str, Any]:
         "chat_template": info.chat_template,
         "fingerprint": info.fingerprint,
         "backend": info.backend,
+        "backend_tested": info.backend_tested,
     }
 
 
@@ -92,6 +93,6 @@ def _as_text(facts: dict[str, Any]) -> str:
         "end token": facts["eos_token"] or "none",
         "chat template": "no" if facts["chat_template"] is None else "yes",
         "fingerprint": facts["fingerprint"],
-        "backend": facts["backend"],
+        "backend": facts["backend"] + ("" if facts["backend_tested"] else " (not tested)"),
     }
     return "".join(f"{name:<14} {value}\n" for name, value in shown.items())
