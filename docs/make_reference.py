@@ -28,6 +28,11 @@ HEAD = """# Options
 
 Made from the structs by `docs/make_reference.py`. A value outside the limits raises `ConfigError`,
 in a request `RequestError`.
+
+Editors and type checkers know the keyword arguments of each call. A function of your own that
+passes them on says so with `**options: Unpack[erllama.RequestOptions]`, `LoadOptions` or
+`RuntimeOptions`; `SessionlessOptions` are those of `completions` and `verify`, `DraftOptions` those
+of `draft`.
 """
 
 

@@ -36,6 +36,13 @@ from erllama.errors import (
 from erllama.model.handle import Model
 from erllama.model.request import Request
 from erllama.model.stream import Stream
+from erllama.option_types import (
+    DraftOptions,
+    LoadOptions,
+    RequestOptions,
+    RuntimeOptions,
+    SessionlessOptions,
+)
 from erllama.runtime import Runtime, load
 from erllama.sampling.params import SamplingParams
 from erllama.types import (
@@ -81,6 +88,7 @@ __all__ = [
     "ContextConfig",
     "DecodeFailed",
     "Done",
+    "DraftOptions",
     "EngineCrashed",
     "EngineError",
     "EngineStuck",
@@ -90,6 +98,7 @@ __all__ = [
     "Freed",
     "InvalidGrammar",
     "LaneInfo",
+    "LoadOptions",
     "MailboxFull",
     "Model",
     "ModelAlreadyLoaded",
@@ -105,13 +114,16 @@ __all__ = [
     "QueueFull",
     "Request",
     "RequestError",
+    "RequestOptions",
     "RowInfo",
     "Runtime",
     "RuntimeConfig",
+    "RuntimeOptions",
     "RuntimeStatus",
     "RuntimeStopped",
     "SamplingParams",
     "SessionBusy",
+    "SessionlessOptions",
     "Stream",
     "Text",
     "ThinkingDelta",

@@ -17,9 +17,9 @@ import asyncio
 import contextlib
 import os
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
 
@@ -58,6 +58,7 @@ from erllama.model.chat_memory import ChatMemory
 from erllama.model.gauges import Gauges
 from erllama.model.handle import Model
 from erllama.model.messages import AwaitReady
+from erllama.option_types import LoadOptions, RuntimeOptions
 from erllama.types import ActorNode, ModelInfo, RuntimeStatus
 
 C = TypeVar("C", bound=Checked)
@@ -94,7 +95,7 @@ class Runtime:
         config: RuntimeConfig | None = None,
         *,
         backend: Callable[[], Backend] = llama_backend,
-        **overrides: Any,
+        **overrides: Unpack[RuntimeOptions],
     ) -> None:
         self.config = _override(config, RuntimeConfig, overrides)
         self.clock: Clock = LoopClock()
@@ -184,7 +185,7 @@ class Runtime:
         model: ModelConfig | None = None,
         context: ContextConfig | None = None,
         policy: CachePolicy | None = None,
-        **overrides: Any,
+        **overrides: Unpack[LoadOptions],
     ) -> Model:
         """Load a GGUF model.
 
@@ -369,7 +370,7 @@ class Runtime:
         model: ModelConfig | None,
         context: ContextConfig | None,
         policy: CachePolicy | None,
-        overrides: dict[str, Any],
+        overrides: Mapping[str, Any],
     ) -> ModelSpec:
         model_fields, context_fields, policy_fields = _split(overrides)
         file = _model_file(path)
@@ -436,26 +437,36 @@ class Runtime:
 
 
 @contextlib.asynccontextmanager
-async def load(path: str | os.PathLike[str], **options: Any) -> AsyncIterator[Model]:
+async def load(
+    path: str | os.PathLike[str],
+    *,
+    model_id: str | None = None,
+    model: ModelConfig | None = None,
+    context: ContextConfig | None = None,
+    policy: CachePolicy | None = None,
+    **overrides: Unpack[LoadOptions],
+) -> AsyncIterator[Model]:
     """One model in a runtime of its own, cleaned up on exit.
 
     Args:
         path: a GGUF file.
-        options: those of `Runtime.load_model`.
+        model_id, model, context, policy, overrides: those of `Runtime.load_model`.
     """
     async with Runtime() as runtime:
-        yield await runtime.load_model(path, **options)
+        yield await runtime.load_model(
+            path, model_id=model_id, model=model, context=context, policy=policy, **overrides
+        )
 
 
-def _override(config: C | None, kind: type[C], fields: dict[str, Any]) -> C:
+def _override(config: C | None, kind: type[C], fields: Mapping[str, Any]) -> C:
     if config is None:
         return kind(**fields)
     if not isinstance(config, kind):
         raise ConfigError(f"expected a {kind.__name__}, got {type(config).__name__}")
-    return kind(**(msgspec.structs.asdict(config) | fields))
+    return kind(**{**msgspec.structs.asdict(config), **fields})
 
 
-def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+def _split(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Options of the model, of the context and of the cache policy.
 
     Raises:

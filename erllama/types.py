@@ -199,6 +199,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     known for this model); with a unified KV cache the cells are those of all sequences.
     `pooling`: how `embed` makes one vector of an input; None where `can_embed` is False.
     `thinking_markers` and `tool_call_markers` are those in force (see `ModelConfig`); empty: none.
+    `backend`: the build of llama.cpp and the release of llama-cpp-python; `backend_tested`: whether
+    erllama was tested on that release.
     `exact`: pure rows continue bit for bit as a cold run (docs/exact-slicing.md).
     """
 
@@ -242,6 +244,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     devices: str
     thinking_markers: tuple[str, ...] = ()
     tool_call_markers: tuple[str, ...] = ()
+    backend_tested: bool = True
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

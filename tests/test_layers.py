@@ -23,6 +23,7 @@ LAYERS = {
     "sampling": 1,
     "text": 1,
     "telemetry": 1,
+    "option_types": 2,
     "backend": 2,
     "cache": 2,
     "model": 3,

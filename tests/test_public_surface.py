@@ -136,7 +136,7 @@ def test_the_version_is_a_version() -> None:
 
 def test_an_unknown_option_of_a_runtime_names_the_nearest() -> None:
     with pytest.raises(TypeError, match="did you mean 'cache_dir'"):
-        erllama.Runtime(cachedir="here")
+        erllama.Runtime(cachedir="here")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="did you mean 'shutdown_s'"):
         erllama.RuntimeConfig(shutdown=1)  # type: ignore[call-arg]
 
@@ -150,7 +150,7 @@ def test_a_bad_option_of_a_runtime_is_named() -> None:
 
 async def test_an_unknown_option_of_load_names_the_nearest() -> None:
     with pytest.raises(TypeError, match="did you mean 'n_batch'"):
-        async with erllama.load("a.gguf", nbatch=64):
+        async with erllama.load("a.gguf", nbatch=64):  # type: ignore[call-arg]
             raise AssertionError("an unknown option was taken")
 
 

@@ -151,6 +151,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
             are padding.
         n_ctx_allocated: cells of one sequence; where they are shared, of all.
         kv_bytes: memory held for the states of all sequences; None: not known for this model.
+        backend: the build of what computes; no two builds share it.
+        backend_tested: whether erllama was tested on this release of it.
     """
 
     architecture: str
@@ -177,6 +179,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str
     backend: str
     devices: str
+    backend_tested: bool = True
 
 
 class Begin(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from erllama.cli.info import show_info
 from erllama.cli.interrupts import run_command
 from erllama.cli.run import RunOptions
 from erllama.cli.run import run as run_model
+from erllama.cli.version import show_version
 from erllama.config import ContextConfig
 from erllama.errors import ConfigError, RequestError
 from erllama.model.request import Request
@@ -26,6 +27,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        raise typer.Exit(run_command(lambda _: show_version()))
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Show the versions of erllama, llama-cpp-python and llama.cpp, and what they use "
+            "of the processor.",
+        ),
+    ] = False,
+) -> None:
+    """Options of `erllama` itself."""
+
 
 _SAMPLING = describe(SamplingParams)
 _DEFAULTS = SamplingParams()

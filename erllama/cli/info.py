@@ -9,11 +9,17 @@ from erllama.cli.opening import cache_folder, open_model
 from erllama.cli.output import Output, json_line, printable
 from erllama.cli.progress import make_report
 from erllama.config import GRANULE
+from erllama.option_types import LoadOptions
 from erllama.runtime import Runtime
 from erllama.types import ModelInfo
 
 # The model is loaded to be known: what a header promises may still not load or compute.
-_SMALLEST = {"n_ctx": GRANULE, "n_batch": GRANULE, "n_ubatch": GRANULE, "gpu_layers": 0}
+_SMALLEST: LoadOptions = {
+    "n_ctx": GRANULE,
+    "n_batch": GRANULE,
+    "n_ubatch": GRANULE,
+    "gpu_layers": 0,
+}
 
 
 async def show_info(path: pathlib.Path, *, json: bool, quiet: bool) -> int:
@@ -57,6 +63,7 @@ def model_facts(info: ModelInfo) -> dict[str, Any]:
         "chat_template": info.chat_template,
         "fingerprint": info.fingerprint,
         "backend": info.backend,
+        "backend_tested": info.backend_tested,
     }
 
 
@@ -86,6 +93,6 @@ def _as_text(facts: dict[str, Any]) -> str:
         "end token": facts["eos_token"] or "none",
         "chat template": "no" if facts["chat_template"] is None else "yes",
         "fingerprint": facts["fingerprint"],
-        "backend": facts["backend"],
+        "backend": facts["backend"] + ("" if facts["backend_tested"] else " (not tested)"),
     }
     return "".join(f"{name:<14} {value}\n" for name, value in shown.items())

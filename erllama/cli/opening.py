@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
-from typing import Any
+from typing import Unpack
 
 from erllama.cli.progress import Report
+from erllama.config import ContextConfig
 from erllama.model.handle import Model
+from erllama.option_types import LoadOptions
 from erllama.runtime import Runtime
 
 _POLL_S = 0.1
@@ -24,13 +26,20 @@ def cache_folder() -> str | None:
     return str(folder / "erllama")
 
 
-async def open_model(runtime: Runtime, path: pathlib.Path, report: Report, **options: Any) -> Model:
+async def open_model(
+    runtime: Runtime,
+    path: pathlib.Path,
+    report: Report,
+    *,
+    context: ContextConfig | None = None,
+    **overrides: Unpack[LoadOptions],
+) -> Model:
     """Load a model and show how far it is. Cancelling gives up.
 
     Raises:
         ModelLoadError, ConfigError: see `Runtime.load_model`.
     """
-    loading = asyncio.ensure_future(runtime.load_model(path, **options))
+    loading = asyncio.ensure_future(runtime.load_model(path, context=context, **overrides))
     try:
         while not loading.done():
             report.show(f"loading {path.name}", _progress(runtime))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, Unpack, overload
 
 from erllama.actor import Ref
 from erllama.checked import shown
@@ -47,6 +47,7 @@ from erllama.model.request import (
 from erllama.model.stream import EventBuffer, Stream
 from erllama.model.submission import Submission, crashed
 from erllama.model.verify import judge
+from erllama.option_types import DraftOptions, RequestOptions, SessionlessOptions
 from erllama.sampling import fresh_seed
 from erllama.sampling.params import MAX_SEED
 from erllama.types import Adapter, Completion, ModelInfo, ModelStatus, Prefill, Verified
@@ -75,7 +76,8 @@ class Directory(Protocol):
 class Model:
     """A loaded model. Made by `Runtime.load_model`; valid until it is unloaded.
 
-    Request options of `complete`, `stream`, `chat` and `stream_chat`: the fields of `Request`
+    Request options of `complete`, `stream`, `chat` and `stream_chat` (`RequestOptions` as a type,
+    for functions that pass them on): the fields of `Request`
     (`max_tokens`, `stop`, `timeout`, `prefill_progress`, `stream_buffer`, `parent_key`,
     `session_id`, `priority`, `cache_salt`, `exact`, `thinking`, `thinking_budget_tokens`) and of
     `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`,
@@ -93,7 +95,9 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.id!r}>"
 
-    async def complete(self, prompt: str | Sequence[int], **options: Any) -> Completion:
+    async def complete(
+        self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]
+    ) -> Completion:
         """Continue `prompt` and return the whole result.
 
         Args:
@@ -113,7 +117,7 @@ class Model:
         return await submission.result()
 
     async def completions(
-        self, prompt: str | Sequence[int], *, n: int, **options: Any
+        self, prompt: str | Sequence[int], *, n: int, **options: Unpack[SessionlessOptions]
     ) -> list[Completion]:
         """Continue `prompt` in `n` ways, side by side as far as there are sequences.
 
@@ -147,7 +151,7 @@ class Model:
     async def _answer(self, job: Job) -> Completion:
         return await (await self._submit(job)).result()
 
-    def stream(self, prompt: str | Sequence[int], **options: Any) -> Stream:
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]) -> Stream:
         """Continue `prompt` and give out the result as it comes.
 
         Nothing is sent before the stream is first awaited. Arguments and errors are those of
@@ -163,7 +167,7 @@ class Model:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Completion:
         """The assistant's next message of a chat.
 
@@ -191,7 +195,7 @@ class Model:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Stream:
         """`chat`, given out as it comes.
 
@@ -202,7 +206,9 @@ class Model:
         job.sink = events = EventBuffer(job.request.stream_buffer)
         return Stream(events, lambda: self._submit_chat(job, messages, tools, variables))
 
-    async def prefill(self, prompt: str | Sequence[int], **options: Any) -> Prefill:
+    async def prefill(
+        self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]
+    ) -> Prefill:
         """Compute `prompt` and keep it in the cache; nothing is generated.
 
         It is there when this returns, in memory; `Cache.flush` waits until it is in files too.
@@ -229,7 +235,9 @@ class Model:
         found: int = await self._call(CachedPrefix(check_ids(tokens, name="tokens")))
         return found
 
-    async def draft(self, tokens: Sequence[int], n: int, **options: Any) -> list[int]:
+    async def draft(
+        self, tokens: Sequence[int], n: int, **options: Unpack[DraftOptions]
+    ) -> list[int]:
         """The `n` tokens that the model itself would go on with, or fewer if it ends before.
 
         Args:
@@ -241,13 +249,15 @@ class Model:
             As `complete`.
         """
         _check_no_session(options, "draft")
-        done = await self.complete(
-            check_ids(tokens, name="tokens"), max_tokens=n, **{"temperature": 0, **options}
-        )
+        chosen: DraftOptions = {"temperature": 0, **options}
+        done = await self.complete(check_ids(tokens, name="tokens"), max_tokens=n, **chosen)
         return done.tokens
 
     async def verify(
-        self, tokens: Sequence[int], candidates: Sequence[int], **options: Any
+        self,
+        tokens: Sequence[int],
+        candidates: Sequence[int],
+        **options: Unpack[SessionlessOptions],
     ) -> Verified:
         """How many of `candidates` the model would have chosen itself, in one forward pass.
 
@@ -476,7 +486,7 @@ class Model:
     def _job(
         self,
         prompt: str | Sequence[int],
-        options: dict[str, Any],
+        options: Mapping[str, Any],
         *,
         prefill_only: bool = False,
     ) -> Job:
@@ -541,7 +551,7 @@ class Model:
             raise crashed(died) from died
 
 
-def _check_no_session(options: dict[str, Any], what: str) -> None:
+def _check_no_session(options: Mapping[str, Any], what: str) -> None:
     """Refuse what would leave guesses in a session.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -102,7 +102,7 @@ class Request(Checked, frozen=True, kw_only=True):
             )
 
 
-def make_request(options: dict[str, Any]) -> Request:
+def make_request(options: Mapping[str, Any]) -> Request:
     """A `Request` from keyword arguments: its own fields and those of `SamplingParams`.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from erllama.backend.llama.amx import SWITCH, leave_out_amx
+from erllama.backend.llama.amx import SWITCH, leave_out_amx, uses_amx
 from erllama.backend.llama.library import ggml, llama
 
 NAMES = {1: b"AMX", 2: b"CPU_REPACK", 3: b"KLEIDIAI"}
@@ -41,8 +41,11 @@ def left(*kinds: int) -> tuple[bool, list[int]]:
         ggml_backend_buft_name=lambda kind: NAMES[kind],
     )
     found = Native(ggml_backend_reg_by_name=lambda _name: 4)
-    done = leave_out_amx(cast(ctypes.CDLL, found), cast(ctypes.CDLL, base))
+    libraries = cast(ctypes.CDLL, found), cast(ctypes.CDLL, base)
+    assert uses_amx(*libraries) is (1 in kinds)
+    done = leave_out_amx(*libraries)
     assert listed[len(kinds)] is None
+    assert uses_amx(*libraries) is (1 in kinds and not done)
     return done, [kind for kind in listed if kind]
 
 
@@ -66,6 +69,7 @@ def test_a_build_without_such_a_list_is_left_as_it_is() -> None:
         ggml_backend_reg_dev_get=lambda *_: None,
     )
     assert not leave_out_amx(cast(ctypes.CDLL, found), cast(ctypes.CDLL, base))
+    assert not uses_amx(cast(ctypes.CDLL, found), cast(ctypes.CDLL, base))
 
 
 def test_the_library_in_use_has_no_amx_in_its_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,7 @@ async def test_wrong_messages_are_refused_by_the_first_await_of_a_stream() -> No
         with pytest.raises(RequestError, match="messages: is empty"):
             await anext(stream)
         with pytest.raises(TypeError, match="did you mean 'max_tokens'"):
-            model.stream_chat([ASKED], max_token=3)
+            model.stream_chat([ASKED], max_token=3)  # type: ignore[call-arg]
         assert (await model.chat([ASKED], max_tokens=3)).finish_reason == "length"
 
 

@@ -71,7 +71,7 @@ async def test_a_number_that_cannot_be_is_refused(n: Any) -> None:
 async def test_a_session_cannot_be_shared_and_the_queue_has_its_end() -> None:
     async with Stage().model(max_queue=2) as model:
         with pytest.raises(RequestError, match="session_id"):
-            await model.completions(PROMPT, n=2, session_id="s")
+            await model.completions(PROMPT, n=2, session_id="s")  # type: ignore[call-arg]
         with pytest.raises(QueueFull):
             await model.completions(PROMPT, n=9, max_tokens=4)
         await assert_as_new(model)

@@ -83,9 +83,9 @@ async def test_a_session_cannot_be_named_for_what_must_not_touch_it() -> None:
     async with Stage().model(n_seq_max=2) as model:
         first = await model.complete(CONTEXT, session_id="s", max_tokens=5, **GREEDY)
         with pytest.raises(RequestError, match="session_id"):
-            await model.verify(CONTEXT, first.tokens, session_id="s")
+            await model.verify(CONTEXT, first.tokens, session_id="s")  # type: ignore[call-arg]
         with pytest.raises(RequestError, match="session_id"):
-            await model.draft(CONTEXT, 3, session_id="s")
+            await model.draft(CONTEXT, 3, session_id="s")  # type: ignore[call-arg]
         await model.end_session("s")
         await assert_as_new(model)
 

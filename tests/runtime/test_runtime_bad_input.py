@@ -201,10 +201,11 @@ async def test_an_unknown_option_is_a_type_error_that_names_the_nearest(
     given: str, nearest: str
 ) -> None:
     async with beside_a_stream() as (_, model):
+        wrong: dict[str, Any] = {given: 1}
         with pytest.raises(TypeError, match=f"did you mean '{nearest}'"):
-            await model.complete("hello", **{given: 1})
+            await model.complete("hello", **wrong)
         with pytest.raises(TypeError, match=f"did you mean '{nearest}'"):
-            model.stream("hello", **{given: 1})
+            model.stream("hello", **wrong)
 
 
 async def test_sampling_and_one_of_its_options_exclude_each_other() -> None:
@@ -260,7 +261,7 @@ async def test_what_names_no_file_is_refused(path: Any) -> None:
 async def test_an_unknown_option_of_loading_is_a_type_error_that_names_the_nearest() -> None:
     async with beside_a_stream() as (runtime, _):
         with pytest.raises(TypeError, match="did you mean 'n_ctx'"):
-            await runtime.load_model("a.gguf", nctx=512)
+            await runtime.load_model("a.gguf", nctx=512)  # type: ignore[call-arg]
 
 
 async def test_an_id_is_used_once() -> None:

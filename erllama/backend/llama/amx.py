@@ -51,6 +51,21 @@ def leave_out_amx(ggml: ctypes.CDLL, ggml_base: ctypes.CDLL) -> bool:
     return left_out
 
 
+def uses_amx(ggml: ctypes.CDLL, ggml_base: ctypes.CDLL) -> bool:
+    """Whether AMX is among the CPU's extra buffer types: weights are put there then.
+
+    Args:
+        ggml, ggml_base: as of `leave_out_amx`.
+    """
+    types = _extra_types(ggml, ggml_base)
+    n = 0
+    while types is not None and types[n]:
+        if _name(ggml_base, types[n]) == b"AMX":
+            return True
+        n += 1
+    return False
+
+
 def _extra_types(ggml: ctypes.CDLL, base: ctypes.CDLL) -> ctypes.Array[ctypes.c_void_p] | None:
     """The list itself, which ends with a null pointer; None: this build has none.
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from erllama.backend.llama.amx import leave_out_amx
+from erllama.backend.llama.release import untested
 
 log = logging.getLogger("erllama.llama")
 
@@ -62,13 +63,16 @@ def llama() -> Any:
     Takes about half a second the first time: call it on a worker before it is needed elsewhere.
     """
     with _collector_at_rest():
-        from llama_cpp import llama_cpp  # the package loads the shared library
+        from llama_cpp import __version__, llama_cpp  # the package loads the shared library
 
+    warning = untested(__version__)
+    if warning is not None:
+        log.warning("%s", warning)
     callback = llama_cpp.llama_log_callback(_on_log)
     _keep.append(callback)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    leave_out_amx(_library("ggml"), _library("ggml-base"))
+    leave_out_amx(library("ggml"), library("ggml-base"))
     return llama_cpp
 
 
@@ -109,10 +113,10 @@ def _collector_at_rest() -> Iterator[None]:
 def ggml() -> ctypes.CDLL:
     """libggml-base, for the `gguf_*` functions that `llama.h` does not repeat."""
     llama()  # loads what libggml-base needs
-    return _library("ggml-base")
+    return library("ggml-base")
 
 
-def _library(name: str) -> ctypes.CDLL:
+def library(name: str) -> ctypes.CDLL:
     """One of the libraries that llama-cpp-python has loaded."""
     import llama_cpp
 

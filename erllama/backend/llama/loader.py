@@ -24,6 +24,7 @@ from erllama.backend.base import (
 from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_fingerprint
 from erllama.backend.llama.abort import AbortFlag, abort_function
 from erllama.backend.llama.adapters import Adapters
+from erllama.backend.llama.build import bindings, build
 from erllama.backend.llama.company import rows_keep_apart
 from erllama.backend.llama.devices import offload
 from erllama.backend.llama.embed_shape import EmbedShape, Facts, plan_embedding
@@ -47,6 +48,7 @@ from erllama.backend.llama.option_check import (
     check_options,
     wanted_context,
 )
+from erllama.backend.llama.release import is_tested
 from erllama.backend.llama.room import Room, plan_room, window_cells
 from erllama.backend.llama.self_test import Verdict, self_test
 from erllama.backend.llama.state_blob import BadState, memory_bytes
@@ -364,7 +366,7 @@ class LlamaLoading:
             *(lib.llama_n_seq_max(self._context), config.kv_unified, config.swa_full),
             *(self._n_threads, config.n_threads_batch, self._rope_factors, config.deterministic),
             *(config.rope_scaling, config.rope_freq_base, config.rope_freq_scale),
-            *(offload(self._model_config), _build(), lib.llama_print_system_info()),
+            *(offload(self._model_config), build(), lib.llama_print_system_info()),
             *(os.environ.get(name) for name in _SWITCHES),
         )
         return f"{_SELF_TEST}:{hashlib.sha256(repr(facts).encode()).hexdigest()}"
@@ -510,7 +512,8 @@ class LlamaLoading:
             chat_template=self._chat_template(),
             bos_token=vocabulary.bos_token,
             eos_token=vocabulary.eos_token,
-            backend=_build(),
+            backend=build(),
+            backend_tested=is_tested(bindings()),
             devices=lib.llama_print_system_info().decode(),
         )
 
@@ -577,13 +580,6 @@ def _make_it_embed(parameters: Any, shape: EmbedShape, flag: AbortFlag) -> None:
     parameters.embeddings = True
     parameters.pooling_type = shape.pooling_type
     parameters.abort_callback_data = flag.address
-
-
-def _build() -> str:
-    lib = llama()
-    if hasattr(lib, "llama_version"):
-        return f"llama.cpp {lib.llama_version().decode()}"
-    return "llama.cpp"
 
 
 def _extents(path: pathlib.Path) -> list[Extent]:
