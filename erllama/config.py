@@ -22,7 +22,7 @@ SplitMode = Literal["none", "layer", "row", "tensor"]
 RopeScaling = Literal["none", "linear", "yarn", "longrope"]
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
-Marker = Annotated[str, Meta(min_length=1, max_length=256)]
+Marker = Annotated[str, Meta(max_length=256)]
 
 
 class ModelConfig(Checked, frozen=True, kw_only=True):
@@ -67,21 +67,27 @@ class ModelConfig(Checked, frozen=True, kw_only=True):
     ] = "safe"
     chat_template: Annotated[
         Annotated[str, Meta(min_length=1, max_length=1_000_000)] | None,
-        Meta(description="A Jinja chat template in place of the one in the file."),
+        Meta(
+            description="A Jinja chat template in place of those in the file, or the name of one "
+            "of them, which is then for all chats; None: the file's own, and with tools the one "
+            "that is named tool_use."
+        ),
     ] = None
     thinking_markers: Annotated[
         Annotated[tuple[Marker, ...], Meta(max_length=2)] | None,
         Meta(
-            description="Texts that begin and end what the model thinks; empty: it has none; "
-            "None: those that its chat template mentions."
+            description="Texts that begin and end what the model thinks; they may contain control "
+            "tokens; empty: it has none; None: those of the model family that its chat template "
+            "mentions."
         ),
     ] = None
     tool_call_markers: Annotated[
         Annotated[tuple[Marker, ...], Meta(max_length=4)] | None,
         Meta(
-            description="Texts that begin and end a call of a tool; two more begin and end what "
-            "is payload in it, and the rest of it is then sampled greedily; empty: none; "
-            "None: those that the chat template mentions."
+            description="Texts that begin and end a call of a tool (an empty end: the next call, "
+            "or the end of the reply); two more begin and end what is payload in it, and the rest "
+            "of it is then sampled greedily; empty: none; None: those of the model family that "
+            "the chat template mentions."
         ),
     ] = None
 
@@ -94,8 +100,13 @@ class ModelConfig(Checked, frozen=True, kw_only=True):
                     f"ModelConfig.{name}: {len(markers)} texts; give "
                     f"{' or '.join(map(str, lengths[1:]))}: each beginning with its end, or ()"
                 )
-            for marker in markers or ():
+            for at, marker in enumerate(markers or ()):
                 _check_unicode(f"ModelConfig.{name}", marker)
+                if not marker and (name, at) != ("tool_call_markers", 1):
+                    raise ConfigError(
+                        f"ModelConfig.{name}: text {at + 1} of {len(markers)} is empty; give at "
+                        "least one character"
+                    )
         if (self.fingerprint_mode == "fast_unsafe") != (self.fingerprint is not None):
             raise ConfigError(
                 "ModelConfig.fingerprint: give it together with fingerprint_mode='fast_unsafe', "

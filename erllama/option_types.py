@@ -90,6 +90,7 @@ class DraftOptions(TypedDict, total=False):
     exact: bool
     priority: Literal["low", "normal", "high"]
     stop: str | tuple[str, ...] | list[str]
+    stop_token_ids: tuple[int, ...] | list[int]
     stream_buffer: int
     thinking: bool | None
     thinking_budget_tokens: int | None

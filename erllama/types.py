@@ -74,7 +74,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     `finish_key` as `parent_key` with `context_tokens`, and anything behind it, as the prompt
     resumes exactly here; None if there is nothing to resume: no row was saved, and mirostat and
     grammars, whose state goes with it, were not used. `stop_sequence` is the one that ended the
-    text, which does not show it; `tokens` has its tokens.
+    text, which does not show it; `tokens` has its tokens. `stop_token_id` is the one of
+    `stop_token_ids` that ended it, the last of `tokens`; the text does not show it either.
 
     `text` is what lies outside of thinking and of tool calls, in requests where these are
     recognised. `thinking` is what lies between the thinking markers, also if it was cut off; None
@@ -92,6 +93,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     timings: Timings
     stop_sequence: str | None = None
+    stop_token_id: int | None = None
     logprobs: list[TokenLogprobs] | None = None
     thinking: str | None = None
     tool_calls: list[str] = []
@@ -198,7 +200,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `n_seq_allocated` sequences of `n_ctx_allocated` cells take `kv_bytes` of memory (None: not
     known for this model); with a unified KV cache the cells are those of all sequences.
     `pooling`: how `embed` makes one vector of an input; None where `can_embed` is False.
-    `thinking_markers` and `tool_call_markers` are those in force (see `ModelConfig`); empty: none.
+    `chat_template` is the one that chats are written with (None: none), `chat_templates` has others
+    by the names that the file gives them; of these, `tool_use` is for chats with tools.
+    `thinking_markers` and `tool_call_markers` are those in force (see `ModelConfig`); empty: none;
+    an empty end is that of the reply.
     `backend`: the build of llama.cpp and the release of llama-cpp-python; `backend_tested`: whether
     erllama was tested on that release.
     `exact`: pure rows continue bit for bit as a cold run (docs/exact-slicing.md).
@@ -242,6 +247,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str
     backend: str
     devices: str
+    chat_templates: dict[str, str] = {}
     thinking_markers: tuple[str, ...] = ()
     tool_call_markers: tuple[str, ...] = ()
     backend_tested: bool = True

@@ -153,6 +153,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
         kv_bytes: memory held for the states of all sequences; None: not known for this model.
         backend: the build of what computes; no two builds share it.
         backend_tested: whether erllama was tested on this release of it.
+        chat_template: the one that chats are written with; None: it has none.
+        chat_templates: others, by the names that the file gives them.
+        begin_token: what a context begins with, as the model was trained; None: nothing.
+        embeds_only: an encoder: it goes on from no text, so texts have their end marked as well.
     """
 
     architecture: str
@@ -180,6 +184,16 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     devices: str
     backend_tested: bool = True
+    chat_templates: dict[str, str] = {}
+    begin_token: int | None = None
+    embeds_only: bool = False
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """All chat templates, that for chats with tools before the others."""
+        named = dict(self.chat_templates)
+        first = (named.pop("tool_use", None), self.chat_template)
+        return (*(one for one in first if one is not None), *named.values())
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -304,8 +318,10 @@ class Sampled(msgspec.Struct, frozen=True):
     """A drawn token, its bytes, and whether it ends the generation.
 
     Attributes:
+        piece: empty for a control token, which says nothing.
         logprobs: what `SamplerPlan.logprobs` asked for.
         mu: mirostat's state after the draw; None without mirostat.
+        special: the text of a control token, in UTF-8.
     """
 
     seq: int
@@ -314,6 +330,7 @@ class Sampled(msgspec.Struct, frozen=True):
     end: bool
     logprobs: TokenLogprobs | None = None
     mu: float | None = None
+    special: bytes = b""
 
 
 class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):

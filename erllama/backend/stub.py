@@ -513,4 +513,5 @@ def _info(model: ModelConfig, context: ContextConfig) -> EngineInfo:
         eos_token="",
         backend="stub",
         devices="",
+        begin_token=BEGIN,
     )

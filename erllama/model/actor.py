@@ -109,7 +109,8 @@ from erllama.model.messages import (
     Unspilled,
     WaitedEnough,
 )
-from erllama.model.request import check_tokens, make_request
+from erllama.model.prompt_tokens import tokenize_prompt
+from erllama.model.request import check_stop_tokens, check_tokens, make_request
 from erllama.model.scheduler import Decode, Scheduler, Slice, groups
 from erllama.model.scope import Scope
 from erllama.model.sessions import Sessions
@@ -637,8 +638,8 @@ class ModelActor(StateMachine):
         return job.prompt
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> array.array[int]:
-        return self._loaded_here.engine.tokenize(
-            text, add_special=add_special, parse_special=parse_special
+        return tokenize_prompt(
+            self._loaded_here.engine, text, add_special=add_special, parse_special=parse_special
         )
 
     def _beside(self, reply: ReplyTo, size: int, work: Callable[[], T]) -> Any:
@@ -909,6 +910,7 @@ class ModelActor(StateMachine):
                 f"thinking_budget_tokens: model {self._spec.id!r} has no markers of thinking; load "
                 "it with thinking_markers, or leave the budget out"
             )
+        check_stop_tokens(job.request.stop_token_ids, engine.info.n_vocab)
         check_tokens(
             job.tokens or array.array("i"),
             n_vocab=engine.info.n_vocab,

@@ -13,17 +13,15 @@ from typing import Any
 from erllama.errors import NotSupported
 from erllama.model.chat_memory import ChatMemory, Known, joined, latest_key
 from erllama.model.job import Job
-from erllama.model.markers import THINKING
 from erllama.model.request import Request, check_fits
 from erllama.text import render_chat
 from erllama.types import Completion, ModelInfo
 
 Messages = Sequence[Mapping[str, Any]]
 Tokenizer = Callable[[str, bool], Awaitable[list[int]]]
-"""Ids of a text; with the tokens that begin or end one, or without."""
+"""Ids of a text; with what begins a prompt, unless the text spells it, or without."""
 Detokenizer = Callable[[list[int]], Awaitable[str]]
 
-_NEAR = 1_000  # characters from the beginning or the end
 _ANCHORS = ("\n", ".", "a")
 
 
@@ -35,13 +33,11 @@ class ChatPrompt:
         text: as the template wrote it.
         tokens: its ids.
         parent_key: names the state of the earlier turns, if they are known.
-        inside: the section that the template has opened for the reply.
     """
 
     text: str
     tokens: array.array[int]
     parent_key: str | None
-    inside: str | None
 
 
 async def render(
@@ -59,15 +55,11 @@ async def render(
         NotSupported: it has none.
         RequestError: see `render_chat`.
     """
-    if info.chat_template is None:
-        raise NotSupported(
-            f"model {info.id!r} has no chat template; load it with chat_template=..., or "
-            "use a model that was trained to chat"
-        )
+    template = _template(info, bool(tools))
     # In a thread however short the chat is: the first call imports Jinja and compiles.
     return await asyncio.to_thread(
         render_chat,
-        info.chat_template,
+        template,
         messages,
         tools=tools,
         add_generation_prompt=add_generation_prompt,
@@ -79,11 +71,23 @@ async def render(
     )
 
 
-async def tokenize_whole(info: ModelInfo, text: str, tokenize: Tokenizer) -> list[int]:
-    """Ids of a rendered chat."""
-    # What the template left out is added, as llama.cpp does; a second one would be a fault.
-    begun = text[:_NEAR].lstrip().startswith(info.bos_token)
-    return await tokenize(text, not begun)
+def _template(info: ModelInfo, tools: bool) -> str:
+    """As transformers chooses it: with tools the one that is named so."""
+    template = info.chat_template
+    if tools:
+        template = info.chat_templates.get("tool_use", template)
+    if template is not None:
+        return template
+    if not info.chat_templates:
+        raise NotSupported(
+            f"model {info.id!r} has no chat template; load it with chat_template=..., or "
+            "use a model that was trained to chat"
+        )
+    names = ", ".join(sorted(info.chat_templates))
+    raise NotSupported(
+        f"model {info.id!r} has no chat template but those named {names}; load it with one of "
+        "these names as chat_template"
+    )
 
 
 async def tokenize_behind(
@@ -122,17 +126,15 @@ async def chat_prompt(
     detokenize: Detokenizer,
 ) -> ChatPrompt:
     """The prompt of a rendered chat, with the ids that its earlier turns had."""
-    begin = info.thinking_markers[:1]
-    inside = THINKING if begin and text[-_NEAR:].rstrip().endswith(begin) else None
     begins = await asyncio.to_thread(memory.begins, salt, text)
     for known in begins[:1]:
         ids = await tokenize_behind(text[len(known.text) :], tokenize, detokenize)
         if ids is not None:
             _check_fits(info, len(known.tokens) + len(ids))
-            return ChatPrompt(text, joined(known, ids), latest_key(begins), inside)
-    ids = await tokenize_whole(info, text, tokenize)
+            return ChatPrompt(text, joined(known, ids), latest_key(begins))
+    ids = await tokenize(text, True)
     _check_fits(info, len(ids))
-    return ChatPrompt(text, array.array("i", ids), None, inside)
+    return ChatPrompt(text, array.array("i", ids), None)
 
 
 def _check_fits(info: ModelInfo, n_tokens: int) -> None:

@@ -388,6 +388,7 @@ class Floor:
     def _generate(self, job: Job, start: Restored) -> None:
         """Begin to compute a request, from what is in place for it."""
         engine = self._engine
+        markers = self._markers_for(job)
         job.generation = Generation(
             prompt=job.tokens or array.array("i"),
             request=job.request,
@@ -403,13 +404,19 @@ class Floor:
             stops=self._work.stops(job, start),
             verify_from=job.verify_from,
             adapters=job.scope.adapters,
-            markers=self._markers if job.marked else None,
-            inside=job.inside,
+            markers=markers,
+            opening=None if markers is None else markers.opening(job.ending_text),
             cut=job.cut,
             fills=engine.capabilities.fills,
         )
         job.turn_from = start.tokens
         self._set_ready(job)
+
+    def _markers_for(self, job: Job) -> Markers | None:
+        """What is told apart in its reply."""
+        if not job.marked:
+            return None
+        return self._markers if job.calls_bare else self._markers.without_bare
 
     def _set_ready(self, job: Job) -> None:
         """A request's state is in place: it takes part in steps, unless it waits for its reader."""

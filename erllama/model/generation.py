@@ -23,7 +23,7 @@ from erllama.backend.base import (
     Sampled,
 )
 from erllama.cache.lineage import UNTOLD, Lineage
-from erllama.model.markers import Markers
+from erllama.model.markers import Markers, Opening
 from erllama.model.reply import Reply
 from erllama.model.request import Request
 from erllama.model.resume import Cut, cut_of
@@ -117,7 +117,7 @@ class Generation:
         verify_from: int | None = None,
         adapters: tuple[AdapterUse, ...] = (),
         markers: Markers | None = None,
-        inside: str | None = None,
+        opening: Opening | None = None,
         cut: Cut | None = None,
         fills: bool = False,
     ) -> None:
@@ -155,12 +155,13 @@ class Generation:
         self.reply = Reply(
             request.stop,
             markers,
-            inside=inside,
+            opening=opening or Opening(),
             thinking_budget=request.thinking_budget_tokens,
         )
         self.steered = self.reply.steers
         self._logprobs: list[TokenLogprobs] = []
         self._model_ended = False  # by a token that ends a generation
+        self._stop_token: int | None = None
         self._mu = None if cut is None else cut.learned  # by mirostat
         self._ruled_from = len(prompt) if cut is None else cut.began
         self.begun = False
@@ -314,6 +315,7 @@ class Generation:
             tokens=list(self.tokens),
             finish_reason=reason,
             stop_sequence=self.reply.stop_sequence,
+            stop_token_id=self._stop_token,
             thinking=None if thinking is None else "".join(thinking),
             tool_calls=list(self.reply.tool_calls),
             logprobs=self._logprobs if self._sampler.logprobs is not None else None,
@@ -370,8 +372,11 @@ class Generation:
         self._last_token = now
         if self._first_token is None:
             self._first_token = now
-        if sampled.end:
-            self._model_ended = True
+        if sampled.token in self._request.stop_token_ids:
+            self._stop_token = sampled.token
+            sampled = msgspec.structs.replace(sampled, piece=b"", special=b"")  # not shown
+        self._model_ended = sampled.end
+        if sampled.end or self._stop_token is not None:
             self.finished = "stop"
         elif len(self.tokens) >= self._budget:
             self.finished = "length"

@@ -19,7 +19,7 @@ from erllama.errors import (
     RequestError,
 )
 from erllama.model.adapter_options import check_adapter, check_scale, file_path
-from erllama.model.chat import chat_prompt, remember, render, thinking_variables, tokenize_whole
+from erllama.model.chat import chat_prompt, remember, render, thinking_variables
 from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import EmbedJob, check_inputs
 from erllama.model.gauges import Gauges
@@ -78,9 +78,9 @@ class Model:
 
     Request options of `complete`, `stream`, `chat` and `stream_chat` (`RequestOptions` as a type,
     for functions that pass them on): the fields of `Request`
-    (`max_tokens`, `stop`, `timeout`, `prefill_progress`, `stream_buffer`, `parent_key`,
-    `session_id`, `priority`, `cache_salt`, `exact`, `thinking`, `thinking_budget_tokens`) and of
-    `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`,
+    (`max_tokens`, `stop`, `stop_token_ids`, `timeout`, `prefill_progress`, `stream_buffer`,
+    `parent_key`, `session_id`, `priority`, `cache_salt`, `exact`, `thinking`,
+    `thinking_budget_tokens`) and of `SamplingParams` (`temperature`, `top_k`, `top_p`, `min_p`,
     `typical_p`, `repeat_penalty`, `repeat_last_n`, `frequency_penalty`, `presence_penalty`,
     `dry_multiplier`, `dry_base`, `dry_allowed_length`, `dry_penalty_last_n`,
     `dry_sequence_breakers`, `xtc_probability`, `xtc_threshold`, `mirostat`, `mirostat_tau`,
@@ -405,7 +405,9 @@ class Model:
         """Token ids of `text`.
 
         Args:
-            add_special: add the tokens that begin or end a text, as the model was trained.
+            add_special: as `complete` has a prompt: with the token for the beginning, where the
+                model was trained with one and the text does not spell it, and without one for the
+                end. Of an encoder as `embed` has it: with all that it was trained with.
             parse_special: take the text of special tokens for those tokens.
 
         Raises:
@@ -453,7 +455,7 @@ class Model:
             add_generation_prompt=add_generation_prompt,
             variables=variables,
         )
-        return await tokenize_whole(info, text, self._ids)
+        return await self._ids(text, True)
 
     def status(self) -> ModelStatus:
         """What the model does now; does not wait.
@@ -532,7 +534,9 @@ class Model:
             tokenize=self._ids,
             detokenize=self.detokenize,
         )
-        job.continue_chat(prompt.tokens, inside=prompt.inside, parent_key=prompt.parent_key)
+        job.continue_chat(
+            prompt.tokens, text=prompt.text, parent_key=prompt.parent_key, tools=bool(tools)
+        )
         submission = await self._submit(job)
         submission.reply.add_done_callback(lambda reply: remember(memory, prompt, job, reply))
         return submission

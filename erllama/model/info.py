@@ -17,6 +17,8 @@ def model_info(
 ) -> ModelInfo:
     """`ModelInfo` from what the engine says of itself."""
     capabilities = engine.capabilities
+    facts = msgspec.structs.asdict(engine.info)
+    del facts["begin_token"], facts["embeds_only"]
     return ModelInfo(
         id=model_id,
         path=path,
@@ -34,7 +36,7 @@ def model_info(
         exact=capabilities.state is not None and capabilities.state.exact,
         thinking_markers=markers.texts(THINKING),
         tool_call_markers=markers.texts(TOOL_CALL),
-        **msgspec.structs.asdict(engine.info),
+        **facts,
     )
 
 

@@ -22,6 +22,8 @@ from erllama.model.sessions import Live
 from erllama.sampling import plan_sampler
 from erllama.types import CacheUse, Completion, Event, FinishReason, Timings, Usage
 
+_NEAR = 1_000  # characters from the end
+
 
 class Sink(Protocol):
     """Where the events of a streamed request go.
@@ -53,7 +55,8 @@ class Job:
         prefill_only: no token is to be sampled.
         verify_from: the first row of the prompt whose likeliest next token is wanted.
         marked: thinking and calls of tools are recognised in its reply.
-        inside: the section that its prompt has opened.
+        ending_text: what its prompt ends with, which may have opened a section of the reply.
+        calls_bare: JSON alone, where a model writes its calls so, is a call in its reply.
         waits_for: the request whose prompt begins like its own and is being computed just now.
         waited: it has waited long enough for rows that are being saved.
         hurries: it waits for nobody any more to share a step with.
@@ -94,7 +97,8 @@ class Job:
         self.verify_from: int | None = None
         budget = request.thinking_budget_tokens
         self.marked = request.thinking is True or budget is not None
-        self.inside: str | None = None
+        self.ending_text = prompt[-_NEAR:] if isinstance(prompt, str) else ""
+        self.calls_bare = False
         self.order = 0
         self.waits_for: Job | None = None
         self.waited = False
@@ -124,12 +128,13 @@ class Job:
         self.parent_key = request.parent_key
 
     def continue_chat(
-        self, tokens: array.array[int], *, inside: str | None, parent_key: str | None
+        self, tokens: array.array[int], *, text: str, parent_key: str | None, tools: bool
     ) -> None:
         """Its prompt is a chat; `parent_key` is used unless the request says where to resume."""
         self.prompt = self.tokens = tokens
-        self.inside = inside
+        self.ending_text = text[-_NEAR:]
         request = self.request
+        self.calls_bare = tools and request.sampling.structure is None
         if parent_key is not None and request.parent_key is None and request.session_id is None:
             self.request = msgspec.structs.replace(request, parent_key=parent_key)
             self.parent_key = parent_key

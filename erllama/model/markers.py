@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from erllama.backend.base import Engine
 from erllama.config import ModelConfig
-from erllama.text import Section, mentioned
+from erllama.model.prompt_tokens import tokenize_behind
+from erllama.text import Chosen, Section, chosen
 
 THINKING, TOOL_CALL, PAYLOAD = "thinking", "tool_call", "payload"
 
-_KNOWN = {
-    THINKING: (
-        Section("<think>", "</think>"),
-        Section("<|START_THINKING|>", "<|END_THINKING|>"),
-        Section("<seed:think>", "</seed:think>"),
-        Section("[THINK]", "[/THINK]"),
-    ),
-    TOOL_CALL: (
-        Section("<tool_call>", "</tool_call>"),
-        Section("<|START_ACTION|>", "<|END_ACTION|>"),
-        Section("<seed:tool_call>", "</seed:tool_call>"),
-        Section("<|tool_call_start|>", "<|tool_call_end|>"),
-    ),
-}
+
+class Opening(NamedTuple):
+    """What a prompt has written of a marker, or of a section, that its reply goes on.
+
+    Attributes:
+        name, section: that it has opened.
+        begun: the beginning of a marker, at its end.
+    """
+
+    name: str | None = None
+    section: Section | None = None
+    begun: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +33,29 @@ class Markers:
 
     Attributes:
         sections: those that it has, by `THINKING` and `TOOL_CALL`.
+        others: more of them, such as a second way to write a call; without a name: texts around
+            answers, which are dropped.
         payload: within a call: what is not its syntax; None: not told apart.
-        spelled: the tokens that are a marker by themselves, and its text; control tokens have no
-            bytes of their own.
         thinking_end: tokens of the end marker of thinking.
         signing_key: of `ThinkingEnd.signature`; None: not signed.
     """
 
     sections: Mapping[str, Section] = field(default_factory=dict)
+    others: Sequence[tuple[str | None, Section]] = ()
     payload: Section | None = None
-    spelled: Mapping[int, str] = field(default_factory=dict)
     thinking_end: tuple[int, ...] = ()
     signing_key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def all(self) -> tuple[tuple[str | None, Section], ...]:
+        """All of them, by name."""
+        return (*self.sections.items(), *self.others)
+
+    @property
+    def without_bare(self) -> Markers:
+        """For replies in which JSON is an answer: what has no marker is no call."""
+        rest = tuple(pair for pair in self.others if not pair[1].bare)
+        return self if len(rest) == len(self.others) else replace(self, others=rest)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """The markers of a section, as a `ModelConfig` has them; empty: none."""
@@ -56,40 +67,52 @@ class Markers:
             return pair
         return (*pair, self.payload.begin, self.payload.end)
 
+    def opening(self, prompt: str) -> Opening:
+        """What a reply to this prompt, or to one that ends so, begins in."""
+        bare = prompt.rstrip()
+        for name, section in self.all:
+            if name is not None and not section.bare and bare.endswith(section.begins):
+                return Opening(name, section)
+        begins = (begin for _, section in self.all for begin in section.begins)
+        return Opening(begun=max((_begun(prompt, one) for one in begins), key=len, default=""))
+
+
+def _begun(prompt: str, marker: str) -> str:
+    """The longest beginning of a marker that a prompt ends with."""
+    ends = range(len(marker) - 1, 0, -1)
+    return next((marker[:n] for n in ends if prompt.endswith(marker[:n])), "")
+
 
 def find_markers(config: ModelConfig, engine: Engine, signing_key: str | None) -> Markers:
-    """The markers that a model was loaded with, or that its chat template mentions."""
-    template = engine.info.chat_template
-    chosen = {
-        THINKING: _section(config.thinking_markers, THINKING, template),
-        TOOL_CALL: _section(config.tool_call_markers, TOOL_CALL, template),
-    }
-    sections = {name: section for name, section in chosen.items() if section is not None}
-    thinking = sections.get(THINKING)
+    """The markers that a model was loaded with, or that its chat templates mention."""
+    found = chosen(
+        engine.info.templates,
+        thinking=config.thinking_markers is None,
+        calls=config.tool_call_markers is None,
+    )
+    thoughts = _configured(config.thinking_markers) or found.thinking
+    calls = _configured(config.tool_call_markers) or found.calls
+    first = ((THINKING, thoughts[:1]), (TOOL_CALL, calls[:1]))
     return Markers(
-        sections=sections,
-        payload=_section((config.tool_call_markers or ())[2:], PAYLOAD, None),
-        spelled=_spelled(engine, sections),
-        thinking_end=() if thinking is None else _tokens(engine, thinking.end),
+        sections={name: one for name, sections in first for one in sections},
+        others=_others(thoughts, calls, found),
+        payload=next(iter(_configured((config.tool_call_markers or ())[2:])), None),
+        thinking_end=_tokens(engine, thoughts[0].end) if thoughts else (),
         signing_key=None if signing_key is None else signing_key.encode(),
     )
 
 
-def _section(markers: tuple[str, ...] | None, name: str, template: str | None) -> Section | None:
-    if markers is None:
-        return mentioned(template, _KNOWN[name])
-    return Section(markers[0], markers[1]) if markers else None
+def _configured(markers: tuple[str, ...] | None) -> tuple[Section, ...]:
+    return (Section(markers[0], markers[1]),) if markers else ()
 
 
-def _spelled(engine: Engine, sections: Mapping[str, Section]) -> dict[int, str]:
-    spelled = {}
-    for section in sections.values():
-        for marker in (section.begin, section.end):
-            tokens = _tokens(engine, marker)
-            if len(tokens) == 1:
-                spelled[tokens[0]] = marker
-    return spelled
+def _others(
+    thoughts: Sequence[Section], calls: Sequence[Section], found: Chosen
+) -> tuple[tuple[str | None, Section], ...]:
+    more = [(THINKING, one) for one in thoughts[1:]] + [(TOOL_CALL, one) for one in calls[1:]]
+    return (*more, *((None, Section(text, "")) for text in found.frames))
 
 
 def _tokens(engine: Engine, marker: str) -> tuple[int, ...]:
-    return tuple(engine.tokenize(marker, add_special=False, parse_special=True))
+    """The ids of a marker in the middle of a text."""
+    return tuple(tokenize_behind(engine, marker))

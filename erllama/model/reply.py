@@ -11,9 +11,13 @@ import hmac
 from collections.abc import Sequence
 
 from erllama.backend.base import Sampled
-from erllama.model.markers import PAYLOAD, THINKING, TOOL_CALL, Markers
-from erllama.text import Part, SectionScanner, StopMatcher, Utf8Decoder
+from erllama.model.markers import PAYLOAD, THINKING, TOOL_CALL, Markers, Opening
+from erllama.text import Kind, Part, SectionScanner, StoppedText, Utf8Decoder
 from erllama.types import Event, Text, ThinkingDelta, ThinkingEnd, ToolCallDelta, ToolCallEnd
+
+NOTHING = Opening()
+_SHOWN_IN = {THINKING: (Kind.TEXT,), TOOL_CALL: (Kind.TEXT, Kind.CONTROL)}
+"""A call may have control tokens between its name and its arguments, which say what is which."""
 
 
 class Reply:
@@ -22,7 +26,7 @@ class Reply:
     Args:
         stops: texts that end it.
         markers: of the model; None: all of it is plain text.
-        inside: the section that it begins in, because the prompt has opened it.
+        opening: what it begins in, because the prompt has opened or begun it.
         thinking_budget: most tokens of thinking; None: no limit.
 
     Attributes:
@@ -32,7 +36,6 @@ class Reply:
         text: what lies outside of thinking and of calls, in pieces.
         thinking: what it thinks, in pieces; None: it has not thought.
         tool_calls: its calls that were ended.
-        stop_sequence: the stop that ended it, once one has.
     """
 
     def __init__(
@@ -40,28 +43,34 @@ class Reply:
         stops: Sequence[str] = (),
         markers: Markers | None = None,
         *,
-        inside: str | None = None,
+        opening: Opening = NOTHING,
         thinking_budget: int | None = None,
     ) -> None:
         self.raw: list[str] = []
         self.ends: list[int] = []
         self._given = 0  # characters of `raw`
         self.text: list[str] = []
-        self.thinking: list[str] | None = [] if inside == THINKING else None
+        self.thinking: list[str] | None = [] if opening.name == THINKING else None
         self.tool_calls: list[str] = []
-        self.stop_sequence: str | None = None
-        self._stops = stops
         self._markers = markers or Markers()
         self._decoder = Utf8Decoder()
-        self._stop = StopMatcher(stops)
-        self._scanner = SectionScanner(self._markers.sections, inside=inside)
+        self._outside = StoppedText(stops)
+        self._scanner = SectionScanner(
+            self._markers.all, inside=opening.name, section=opening.section
+        )
+        self._scanner.prime(opening.begun)
         self._section: list[str] = []  # of the section that it is in
         self._budget = thinking_budget
         self._thought = 0  # tokens
         self._forced: list[int] = []
         self._payload = self._payload_scanner()
-        self._plain = not (stops or self._markers.sections or inside)
+        self._plain = not (stops or self._markers.all or opening.name)
         self._see_to_budget()
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """The stop that ended it, once one has."""
+        return self._outside.matched
 
     @property
     def steers(self) -> bool:
@@ -86,58 +95,55 @@ class Reply:
             last: nothing comes behind it, so nothing is held back.
         """
         events: list[Event] = []
+        shown, control = self._decoded(sampled, last)
         if self._plain:  # as most are: there is nothing to look for
-            self._show_text(self._decoded(sampled, last), sampled, events)
+            self._show_text(shown, sampled, events)
             return events
         thought = self._scanner.inside == THINKING
-        for part in self._parts(sampled, last):
+        for part in self._parts(shown, control, sampled.end, last):
             self._show(part, sampled, events)
             if self.stop_sequence is not None:
                 return events
         if self.thinking is None and self._scanner.inside == THINKING:
             self.thinking = []
         if last:
-            self._show_text(self._stop.flush(), sampled, events)
+            self._show_text(self._outside.flush(), sampled, events)
         self._thought += thought and self._scanner.inside == THINKING
-        self._forced = self._forced[1:]
-        self._see_to_budget()
+        self._go_on_forcing(sampled, events)
         return events
 
-    def _parts(self, sampled: Sampled, last: bool) -> list[Part]:
-        parts = self._scanner.feed(self._decoded(sampled, last))
-        return [*parts, *self._scanner.flush()] if last else parts
+    def _parts(self, shown: str, control: str, ended: bool, last: bool) -> list[Part]:
+        scanner = self._scanner
+        parts = scanner.feed(shown)
+        parts += scanner.feed(control, Kind.END if ended else Kind.CONTROL)
+        if not last:
+            return parts
+        return [*parts, *(scanner.close() if ended else scanner.flush())]
 
-    def _decoded(self, sampled: Sampled, last: bool) -> str:
-        """The characters that a token completes."""
-        piece = sampled.piece or self._markers.spelled.get(sampled.token, "").encode()
-        text = self._decoder.feed(piece)
+    def _decoded(self, sampled: Sampled, last: bool) -> tuple[str, str]:
+        """The characters that a token completes, and those that a control token is called by."""
+        shown = self._decoder.feed(sampled.piece)
         if last:
-            text += self._decoder.flush()
-        self.raw.append(text)
-        self._given += len(text)
+            shown += self._decoder.flush()
+        control = "" if sampled.piece else sampled.special.decode("utf-8", "replace")
+        self.raw.append(shown + control)
+        self._given += len(shown) + len(control)
         before = self.ends[-1] if self.ends else 0
         self.ends.append(self._given if self._decoder.whole else before)
-        return text
+        return shown, control
 
     def _show(self, part: Part, sampled: Sampled, events: list[Event]) -> None:
         if part.name is None:
-            self._show_outside(part, sampled, events)
+            self._show_text(self._outside.feed(part), sampled, events)
             return
-        self._section.append(part.text)
+        text = part.text if part.kind in _SHOWN_IN[part.name] else ""
+        self._section.append(text)
         if part.name == THINKING:
-            self._think(part, events)
+            self._think(text, events)
         else:
-            self._call(part, events)
+            self._call(text, events)
         if part.ends:
-            self._section = []
-
-    def _show_outside(self, part: Part, sampled: Sampled, events: list[Event]) -> None:
-        shown = self._stop.feed(part.text)
-        self.stop_sequence = self._stop.matched
-        if part.ends and self.stop_sequence is None:  # no stop reaches over a section
-            shown += self._stop.flush()
-            self._stop = StopMatcher(self._stops)
-        self._show_text(shown, sampled, events)
+            self._end_section(part.name, events)
 
     def _show_text(self, text: str, sampled: Sampled, events: list[Event]) -> None:
         if not text:
@@ -148,24 +154,26 @@ class Reply:
         logprob = None if sampled.logprobs is None else sampled.logprobs.logprob
         events.append(Text(text, sampled.token, logprob))
 
-    def _think(self, part: Part, events: list[Event]) -> None:
+    def _think(self, text: str, events: list[Event]) -> None:
         self.thinking = self.thinking or []
-        self.thinking.append(part.text)
-        if part.text:
-            events.append(ThinkingDelta(part.text))
-        if part.ends:
-            events.append(ThinkingEnd(self._signature("".join(self._section))))
+        self.thinking.append(text)
+        if text:
+            events.append(ThinkingDelta(text))
 
-    def _call(self, part: Part, events: list[Event]) -> None:
+    def _call(self, text: str, events: list[Event]) -> None:
         if self._payload is not None:
-            self._payload.feed(part.text)
-        if part.text:
-            events.append(ToolCallDelta(part.text))
-        if part.ends:
-            call = "".join(self._section)
-            self.tool_calls.append(call)
-            events.append(ToolCallEnd(call))
-            self._payload = self._payload_scanner()
+            self._payload.feed(text)
+        if text:
+            events.append(ToolCallDelta(text))
+
+    def _end_section(self, name: str, events: list[Event]) -> None:
+        said, self._section = "".join(self._section), []
+        if name == THINKING:
+            events.append(ThinkingEnd(self._signature(said)))
+            return
+        self.tool_calls.append(said)
+        events.append(ToolCallEnd(said))
+        self._payload = self._payload_scanner()
 
     def _payload_scanner(self) -> SectionScanner | None:
         payload = self._markers.payload
@@ -174,6 +182,16 @@ class Reply:
     def _signature(self, thought: str) -> str | None:
         key = self._markers.signing_key
         return None if key is None else hmac.new(key, thought.encode(), hashlib.sha256).hexdigest()
+
+    def _go_on_forcing(self, sampled: Sampled, events: list[Event]) -> None:
+        """A token was drawn: the next of an end marker that is forced is due."""
+        done = len(self._forced) == 1
+        self._forced = self._forced[1:]
+        if done and self._scanner.inside == THINKING and not self._scanner.begun:
+            # these tokens are the marker, even if this vocabulary does not spell it as it is
+            for part in self._scanner.leave():
+                self._show(part, sampled, events)
+        self._see_to_budget()
 
     def _see_to_budget(self) -> None:
         """Force the end of thinking once its tokens are used up.

@@ -61,7 +61,14 @@ class Request(Checked, frozen=True, kw_only=True):
     ] = "normal"
     stop: Annotated[
         str | tuple[str, ...],
-        Meta(description="Texts that end the generation and are not shown; the first met wins."),
+        Meta(
+            description="Texts that end the generation and are not shown; the first met wins. They "
+            "may contain control tokens."
+        ),
+    ] = ()
+    stop_token_ids: Annotated[
+        Annotated[tuple[Annotated[int, Meta(ge=0, le=2**31 - 1)], ...], Meta(max_length=MAX_STOPS)],
+        Meta(description="Tokens that end the generation and are not shown, wherever they come."),
     ] = ()
     stream_buffer: Annotated[
         int,
@@ -218,6 +225,20 @@ def check_fits(n_tokens: int, n_ctx: int) -> None:
         raise PromptTooLong(
             f"prompt: has {n_tokens:,} tokens, the context holds {n_ctx:,}; shorten it, or load "
             "the model with a larger n_ctx"
+        )
+
+
+def check_stop_tokens(tokens: Sequence[int], n_vocab: int) -> None:
+    """Refuse a token that can never be drawn.
+
+    Raises:
+        RequestError: an id outside the vocabulary.
+    """
+    bad = next((token for token in tokens if token >= n_vocab), None)
+    if bad is not None:
+        raise RequestError(
+            f"stop_token_ids: token id {bad} is not in the vocabulary; ids go from 0 to "
+            f"{n_vocab - 1}"
         )
 
 

@@ -19,6 +19,12 @@ from typing import Any
 from erllama.checked import shown
 from erllama.errors import RequestError
 from erllama.text.chat_data import plain_data
+from erllama.text.chat_messages import (
+    REASONING,
+    with_content,
+    with_reasoning_as,
+    without_none,
+)
 from erllama.text.template_limits import TooMuch, limited_work
 
 _OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
@@ -42,7 +48,9 @@ def render_chat(
     Args:
         template: Jinja source.
         messages: what was said: mappings with a `role` and mostly a `content`, which is text, None
-            or a list of parts (mappings).
+            or a list of parts (mappings). Keys whose value is None are left out, and what a model
+            thought is given under the one of its usual names that the template reads
+            (`reasoning_content`, `reasoning`, `thinking`).
         tools: descriptions of the tools that the model may call, as JSON schemas.
         add_generation_prompt: end with what introduces the assistant's next message.
         bos_token, eos_token: text of the tokens that begin and end a text.
@@ -58,8 +66,8 @@ def render_chat(
     values: dict[str, Any] = {
         **(defaults or {}),
         **_check_variables(data["variables"]),
-        "messages": _check_messages(data["messages"]),
-        "tools": _check_tools(data["tools"]),
+        "messages": without_none(_check_messages(data["messages"])),
+        "tools": without_none(_check_tools(data["tools"])),
         "add_generation_prompt": add_generation_prompt,
         "bos_token": bos_token,
         "eos_token": eos_token,
@@ -70,6 +78,54 @@ def render_chat(
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        values["messages"] = _named_as_read(template, values["messages"])
+        try:
+            return _write(template, values)
+        except _Failed:
+            if all("content" in message for message in values["messages"]):
+                raise
+            return _write_with_content(template, values)
+    except TemplateSyntaxError as wrong:
+        raise RequestError(
+            f"chat_template: does not parse, line {wrong.lineno}: {wrong.message}; {_REMEDY}"
+        ) from None
+    except _Failed as failed:
+        error = failed.error
+        raise RequestError(
+            f"chat_template: fails on these messages{_line(error)}: {type(error).__name__}: "
+            f"{error}; change the messages, or {_REMEDY}"
+        ) from None
+
+
+def _write_with_content(template: str, values: dict[str, Any]) -> str:
+    """For templates that are older than calls of tools, which come without a text."""
+    from erllama.text.template_environment import asks_for_none
+
+    missing = None if asks_for_none(template, "content") else ""
+    return _write(template, {**values, "messages": with_content(values["messages"], missing)})
+
+
+def _named_as_read(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not any(name in message for message in messages for name in REASONING):
+        return messages
+    from erllama.text.template_environment import keys_read
+
+    read = keys_read(template)
+    return [with_reasoning_as(read, message) for message in messages]
+
+
+class _Failed(Exception):
+    """A template has raised what it did not mean to."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _write(template: str, values: dict[str, Any]) -> str:
     from jinja2 import TemplateSyntaxError
 
     from erllama.text.template_environment import Refusal, SecurityError, compile_template
@@ -84,19 +140,14 @@ def _render(template: str, values: dict[str, Any]) -> str:
         ) from None
     except Refusal as refusal:
         raise RequestError(f"messages: the model's chat template refuses them: {refusal}") from None
-    except TemplateSyntaxError as wrong:
-        raise RequestError(
-            f"chat_template: does not parse, line {wrong.lineno}: {wrong.message}; {_REMEDY}"
-        ) from None
+    except TemplateSyntaxError:
+        raise
     except SecurityError as wrong:
         raise RequestError(
             f"chat_template: reads what a template may not{_line(wrong)}: {wrong}; {_REMEDY}"
         ) from None
     except Exception as wrong:  # a template is a program: it can fail in every way
-        raise RequestError(
-            f"chat_template: fails on these messages{_line(wrong)}: {type(wrong).__name__}: "
-            f"{wrong}; change the messages, or {_REMEDY}"
-        ) from None
+        raise _Failed(wrong) from None
 
 
 def _line(error: Exception) -> str:

@@ -27,7 +27,7 @@ from jinja2.visitor import NodeTransformer
 
 from erllama.text import template_limits as limits
 
-__all__ = ["Refusal", "SecurityError", "compile_template"]
+__all__ = ["Refusal", "SecurityError", "asks_for_none", "compile_template", "keys_read"]
 
 _KEPT = 16
 _RECURSION = 8  # the cost of an item of a recursive loop
@@ -171,6 +171,47 @@ def compile_template(source: str) -> jinja2.Template:
         jinja2.TemplateSyntaxError: it does not parse.
     """
     return _environment().from_string(source)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def keys_read(source: str) -> frozenset[str]:
+    """The keys and attributes that a template reads by name, of whatever it reads them.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it does not parse.
+    """
+    tree = _environment().parse(source)
+    named = {node.attr for node in tree.find_all(nodes.Getattr)}
+    asked = [node.arg for node in tree.find_all(nodes.Getitem)]
+    asked += [
+        call.args[0]
+        for call in tree.find_all(nodes.Call)
+        if isinstance(call.node, nodes.Getattr) and call.node.attr == "get" and call.args
+    ]
+    asked += [
+        node.expr for node in tree.find_all(nodes.Compare) if node.ops[0].op in ("in", "notin")
+    ]
+    texts = (node.value for node in asked if isinstance(node, nodes.Const))
+    return frozenset(named | {text for text in texts if isinstance(text, str)})
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def asks_for_none(source: str, key: str) -> bool:
+    """Whether a template asks if this key of something is None.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it does not parse.
+    """
+    asked = [
+        test.node
+        for test in _environment().parse(source).find_all(nodes.Test)
+        if test.name == "none"
+    ]
+    return any(
+        (isinstance(node, nodes.Getattr) and node.attr == key)
+        or (isinstance(node, nodes.Getitem) and node.arg == nodes.Const(key))
+        for node in asked
+    )
 
 
 @functools.cache

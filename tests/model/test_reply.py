@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from erllama import Event, Text, ThinkingDelta, ThinkingEnd, ToolCallDelta, ToolCallEnd
 from erllama.backend.base import Sampled
-from erllama.model.markers import PAYLOAD, THINKING, TOOL_CALL, Markers
+from erllama.model.markers import PAYLOAD, THINKING, TOOL_CALL, Markers, Opening
 from erllama.model.reply import Reply
 from erllama.text import Section
 
@@ -29,6 +29,10 @@ WITH_PAYLOAD = Markers(sections=MARKERS.sections, payload=Section("[", "]"))
 
 def token(piece: bytes, number: int = 1) -> Sampled:
     return Sampled(seq=0, token=number, piece=piece, end=False)
+
+
+def control(text: str, *, end: bool = False) -> Sampled:
+    return Sampled(seq=0, token=900, piece=b"", end=end, special=text.encode())
 
 
 def read(reply: Reply, pieces: Sequence[bytes]) -> list[Event]:
@@ -110,7 +114,7 @@ def test_thinking_has_begun_with_its_marker_and_without_a_key_is_not_signed() ->
 
 
 def test_a_prompt_may_have_opened_the_thinking() -> None:
-    reply = Reply(markers=MARKERS, inside=THINKING)
+    reply = Reply(markers=MARKERS, opening=Opening(THINKING))
     assert merged(read(reply, [b"so</t>x"])) == [
         (ThinkingDelta, "so"),
         (ThinkingEnd, signature("so")),
@@ -128,12 +132,9 @@ def test_a_stop_is_looked_for_in_the_text_alone() -> None:
 
 
 def test_a_control_token_that_is_a_marker_counts_as_its_text() -> None:
-    reply = Reply(markers=Markers(sections=MARKERS.sections, spelled={8: "<t>", 9: "</t>"}))
-    events = [
-        event
-        for number, piece in ((8, b""), (1, b"so"), (9, b""), (7, b""))
-        for event in reply.take(token(piece, number), last=False)
-    ]
+    reply = Reply(markers=Markers(sections=MARKERS.sections))
+    said = [control("<t>"), token(b"so"), control("</t>"), control("<x>")]
+    events = [event for one in said for event in reply.take(one, last=False)]
     assert merged(events) == [(ThinkingDelta, "so"), (ThinkingEnd, None)]
 
 
@@ -178,7 +179,7 @@ def test_an_end_marker_that_is_never_completed_is_not_waited_for() -> None:
 
 
 def test_thinking_that_the_prompt_has_opened_has_the_budget_too() -> None:
-    reply, forced = thought(0, [b"y"], inside=THINKING)
+    reply, forced = thought(0, [b"y"], opening=Opening(THINKING))
     assert (bytes(forced), "".join(reply.text)) == (b"</t>", "y")
 
 
@@ -211,5 +212,5 @@ def test_only_a_budget_or_a_payload_steers() -> None:
     assert not Reply(markers=MARKERS).steers
     assert Reply(markers=WITH_PAYLOAD).steers
     assert Reply(markers=MARKERS, thinking_budget=9).steers
-    assert not Reply(markers=MARKERS, inside=THINKING).greedy
+    assert not Reply(markers=MARKERS, opening=Opening(THINKING)).greedy
     assert PAYLOAD not in WITH_PAYLOAD.sections

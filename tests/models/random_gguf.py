@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -36,7 +36,7 @@ def write_random_model(
     *,
     seed: int = 0,
     quant: Quant = "F16",
-    chat_template: str | None = None,
+    chat_template: str | Sequence[Mapping[str, str]] | None = None,
 ) -> Path:
     """Write a model of random weights, all at once: readers see the whole file or none.
 
@@ -45,7 +45,8 @@ def write_random_model(
         shape: architecture and sizes.
         seed: chooses the weights.
         quant: type of the matrices; norms, biases and convolutions are always F32.
-        chat_template: Jinja source stored as `tokenizer.chat_template`; None stores none.
+        chat_template: Jinja source stored as `tokenizer.chat_template`, or several, each with its
+            `name` and `template`; None stores none.
 
     Returns:
         `path`.

@@ -28,7 +28,7 @@ def test_messages_flags_and_special_tokens_reach_the_template() -> None:
         eos_token="</s>",
         variables={"mood": "!"},
     )
-    assert text == "<s>[user|Hello][assistant|None]clock></s>!"
+    assert text == "<s>[user|Hello][assistant|]clock></s>!"
     assert render_chat(template, HELLO, add_generation_prompt=False) == "[user|Hello]"
 
 

@@ -49,7 +49,10 @@ def render(family: str, *messages: dict[str, Any], **options: Any) -> str:
     template = (FAMILIES / f"{family}.jinja").read_text(encoding="utf-8")
     options = {"bos_token": "<s>", "eos_token": "</s>", **options}
     text = render_chat(template, list(messages), now=NOW, **options)
-    assert text == bare(template, list(messages), **options)
+    said = list(messages)
+    if "is none" not in template:  # else it was written for None
+        said = [{key: one for key, one in m.items() if one is not None} for m in messages]
+    assert text == bare(template, said, **options)
     return text
 
 
@@ -264,7 +267,9 @@ def test_gemma_takes_parts() -> None:
         "<s><start_of_turn>user\nLook.\n\n<start_of_image>What is it?<end_of_turn>\n"
         "<start_of_turn>model\n"
     )
-    assert refused("gemma", {"role": "user", "content": None}).endswith("neither text nor parts")
+    assert render("gemma", {"role": "user", "content": None}) == (
+        "<s><start_of_turn>user\n<end_of_turn>\n<start_of_turn>model\n"
+    )
 
 
 # Phi-3

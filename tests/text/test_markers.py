@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from erllama.text import Part, Section, SectionScanner, mentioned
+from erllama.text import Kind, Part, Section, SectionScanner
 
 TAGS = {"think": Section("<think>", "</think>"), "call": Section("<call>", "</call>")}
 # few letters, so that markers overlap with the text, with each other and with themselves
@@ -110,16 +110,88 @@ def test_sections_do_not_nest() -> None:
     assert [part for part in parts if part.name] == [Part("think", "a<call>b</call>", ends=True)]
 
 
-@pytest.mark.parametrize(
-    ("template", "found"),
-    [
-        ("... '<think>' ... '</think>' ...", TAGS["think"]),
-        ("content.split('</think>')", None),
-        ("<call></call><think></think>", TAGS["think"]),
-        (None, None),
-    ],
-)
-def test_a_template_mentions_a_section_by_both_its_markers(
-    template: str | None, found: Section | None
-) -> None:
-    assert mentioned(template, TAGS.values()) == found
+# Control tokens, whose text is not shown
+
+
+def parts(scanner: SectionScanner, *said: tuple[str, Kind]) -> list[Part]:
+    found = [part for text, kind in said for part in scanner.feed(text, kind)]
+    return [*found, *scanner.flush()]
+
+
+def test_a_marker_may_be_text_and_control_tokens_in_any_mix() -> None:
+    marker = "<|c|>think<|m|>"
+    sections = {"think": Section(marker, "<|e|>")}
+    spans = ["<|c|>", "think", "<|m|>"]
+    for kinds in itertools.product((Kind.TEXT, Kind.CONTROL), repeat=3):
+        said = [*zip(spans, kinds, strict=True), ("x", Kind.TEXT), ("<|e|>", Kind.CONTROL)]
+        scanner = SectionScanner(sections)
+        found = parts(scanner, *said, ("y", Kind.TEXT))
+        assert [(part.name, part.text) for part in found if part.text] == [
+            ("think", "x"),
+            (None, "y"),
+        ]
+
+
+def test_what_is_no_marker_after_all_keeps_its_kinds() -> None:
+    scanner = SectionScanner({"think": Section("<|c|>think<|m|>", "<|e|>")})
+    found = parts(scanner, ("a", Kind.TEXT), ("<|c|>", Kind.CONTROL), ("thin", Kind.TEXT))
+    assert found == [
+        Part(None, "a"),
+        Part(None, "<|c|>", kind=Kind.CONTROL),
+        Part(None, "thin"),
+    ]
+
+
+def test_a_text_goes_on_a_marker_that_was_begun_before_it() -> None:
+    sections = {"think": Section("<|s|>a<|c|>", "<|e|>")}
+    scanner = SectionScanner(sections)
+    scanner.prime("<|s|>a")
+    assert parts(scanner, ("<|c|>", Kind.CONTROL), ("x", Kind.TEXT))[-1] == Part("think", "x")
+    scanner = SectionScanner(sections)
+    scanner.prime("<|s|>a")
+    shown = [part for part in parts(scanner, ("bc", Kind.TEXT)) if part.kind == Kind.TEXT]
+    assert shown == [Part(None, "bc")]
+
+
+def test_a_section_without_an_end_ends_with_the_next_one_or_with_the_text() -> None:
+    scanner = SectionScanner({"call": Section("[C]", "")})
+    found = [*scanner.feed("a[C]x[C]y"), *scanner.close()]
+    assert [part for part in found if part.text or part.ends] == [
+        Part(None, "a", ends=True),
+        Part("call", "x", ends=True),
+        Part("call", "y"),
+        Part("call", "", ends=True),
+    ]
+    cut = SectionScanner({"call": Section("[C]", "")})
+    assert [*cut.feed("[C]x"), *cut.flush()][-1] == Part("call", "x")
+
+
+BARE = {"call": Section('{"name":', "", bare=True)}
+
+
+@pytest.mark.parametrize("text", ['{"name": 1}', ' \n{"name": {"name": 2}}'])
+def test_a_bare_section_is_the_whole_text(text: str) -> None:
+    for size in range(1, len(text) + 1):
+        scanner = SectionScanner(BARE)
+        cut = [text[at : at + size] for at in range(0, len(text), size)]
+        found = [part for piece in cut for part in scanner.feed(piece)] + scanner.close()
+        assert "".join(p.text for p in found if p.name == "call") == text.strip()
+        assert found[-1] == Part("call", "", ends=True)
+
+
+def test_a_bare_section_begins_nowhere_else() -> None:
+    text = 'so {"name": 1} {"name":'
+    scanner = SectionScanner(BARE)
+    found = [*scanner.feed(text), *scanner.close()]
+    assert "".join(part.text for part in found) == text
+    assert not any(part.name or part.ends for part in found)
+
+
+def test_a_frame_is_dropped_where_it_stands() -> None:
+    scanner = SectionScanner([(None, Section("<f>", "")), ("call", Section("<c>", "</c>"))])
+    found = [*scanner.feed("<f>a<f>b<c><f></c>"), *scanner.flush()]
+    assert [(p.name, p.text) for p in found if p.text] == [
+        (None, "a"),
+        (None, "b"),
+        ("call", "<f>"),
+    ]

@@ -401,8 +401,8 @@ class LlamaEngine:
             token, logprobs = sampler.sample_row(self._context, row, draw.seed), None
         else:
             token, logprobs = choose(sampler, logits, draw)
-        piece, end = self._vocabulary.sampled(token)
-        return Sampled(draw.seq, token, piece, end, logprobs, sampler.mu)
+        piece, end, special = self._vocabulary.sampled(token)
+        return Sampled(draw.seq, token, piece, end, logprobs, sampler.mu, special)
 
     def _logits(self, row: int) -> Logits | None:
         return self._logit_rows.row(self._context, row)

@@ -25,6 +25,7 @@ from erllama.backend.fingerprint import Extent, chunked_fingerprint, safe_finger
 from erllama.backend.llama.abort import AbortFlag, abort_function
 from erllama.backend.llama.adapters import Adapters
 from erllama.backend.llama.build import bindings, build
+from erllama.backend.llama.chat_templates import Templates, choose_templates
 from erllama.backend.llama.company import rows_keep_apart
 from erllama.backend.llama.devices import offload
 from erllama.backend.llama.embed_shape import EmbedShape, Facts, plan_embedding
@@ -88,6 +89,7 @@ class LlamaLoading:
         self._context: Any = None
         self._embedder: Embedder | None = None
         self._encoder = False
+        self._templates = Templates(None, {})
         self._flag = AbortFlag()
         self._headers: list[GgufHeader] = []
         self._memory: FingerprintMemory | None = None
@@ -116,6 +118,7 @@ class LlamaLoading:
         if fault is not None:
             raise ModelLoadError(f"{self._path}: its {fault}; download or convert it again")
         check_options(self._model_config, self._config, header)
+        self._templates = choose_templates(header.metadata, self._model_config.chat_template)
         check_threads(self._config)
         self._headers = headers
         self._model = self._load_weights(progress)
@@ -509,7 +512,10 @@ class LlamaLoading:
             flash_attn=self._flash_attn(states),
             type_k=config.type_k,
             type_v=config.type_v,
-            chat_template=self._chat_template(),
+            chat_template=self._templates.default,
+            chat_templates=self._templates.named,
+            begin_token=vocabulary.begin_token,
+            embeds_only=self._embeds_only(vocabulary),
             bos_token=vocabulary.bos_token,
             eos_token=vocabulary.eos_token,
             backend=build(),
@@ -534,11 +540,12 @@ class LlamaLoading:
         section = states.shape.full or states.shape.window
         return self._config.flash_attn if section is None else not section.v_trans
 
-    def _chat_template(self) -> str | None:
-        if self._model_config.chat_template is not None:
-            return self._model_config.chat_template
-        template = llama().llama_model_chat_template(self._model, None)
-        return template.decode("utf-8", "replace") if template else None
+    def _embeds_only(self, vocabulary: Vocabulary) -> bool:
+        """Also of a model of which only the vocabulary is there."""
+        arch = self._meta("general.architecture")
+        causal = self._headers[0].metadata.get(f"{arch}.attention.causal")
+        has_encoder = bool(llama().llama_model_has_encoder(self._model))
+        return self._encoder or has_encoder or vocabulary.is_of_encoders or causal is False
 
     def _meta(self, key: str) -> str:
         lib = llama()

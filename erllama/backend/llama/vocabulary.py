@@ -14,6 +14,7 @@ _NO_TOKEN = -1  # LLAMA_TOKEN_NULL
 _REMEMBERED = 32_768
 _ROOM = 256  # bytes; tokens of more are read one by one
 _NO_TOKENIZER = 0  # LLAMA_VOCAB_TYPE_NONE
+_OF_ENCODERS = (3, 4)  # LLAMA_VOCAB_TYPE_WPM and _UGM: those of BERT and T5
 
 
 class Vocabulary:
@@ -22,7 +23,7 @@ class Vocabulary:
     def __init__(self, model: Any) -> None:
         self._llama = llama()
         self._vocab = self._llama.llama_model_get_vocab(model)
-        self._sampled: dict[int, tuple[bytes, bool]] = {}
+        self._sampled: dict[int, tuple[bytes, bool, bytes]] = {}
         self._to_piece = brief(self._llama.llama_token_to_piece)
         self._is_end = brief(self._llama.llama_vocab_is_eog)
         self.size: int = self._llama.llama_vocab_n_tokens(self._vocab)
@@ -103,11 +104,16 @@ class Vocabulary:
         """Whether `token` ends a generation."""
         return bool(self._is_end(self._vocab, token))
 
-    def sampled(self, token: int) -> tuple[bytes, bool]:
-        """Piece and end of a token that was drawn; remembered, as the same ones come again."""
+    def sampled(self, token: int) -> tuple[bytes, bool, bytes]:
+        """A drawn token's piece, whether it ends a generation, and what it is called without one.
+
+        Remembered, as the same ones come again.
+        """
         known = self._sampled.get(token)
         if known is None:
-            known = self.piece(token), self.ends(token)
+            piece = self.piece(token)
+            special = b"" if piece else self.piece(token, special=True)
+            known = piece, self.ends(token), special
             if len(self._sampled) < _REMEMBERED:
                 self._sampled[token] = known
         return known
@@ -123,6 +129,19 @@ class Vocabulary:
         if lib.llama_vocab_get_add_eos(vocab) and lib.llama_vocab_eos(vocab) == _NO_TOKEN:
             return "tokenizer adds a token for the end of a text, and has none"
         return None
+
+    @property
+    def begin_token(self) -> int | None:
+        """What a context begins with; None: nothing."""
+        if not self._llama.llama_vocab_get_add_bos(self._vocab):
+            return None
+        bos = self._llama.llama_vocab_bos(self._vocab)
+        return bos if 0 <= bos < self.size else None
+
+    @property
+    def is_of_encoders(self) -> bool:
+        """Whether its texts have their end marked, as those of BERT and T5."""
+        return self._llama.llama_vocab_type(self._vocab) in _OF_ENCODERS
 
     @property
     def bos_token(self) -> str:
