@@ -61,6 +61,7 @@ def model_facts(info: ModelInfo) -> dict[str, Any]:
         "bos_token": info.bos_token,
         "eos_token": info.eos_token,
         "chat_template": info.chat_template,
+        "chat_templates": info.chat_templates,
         "fingerprint": info.fingerprint,
         "backend": info.backend,
         "backend_tested": info.backend_tested,
@@ -74,6 +75,11 @@ def quantization(description: str) -> str:
     'Q4_K - Medium'
     """
     return description.split(" ", 2)[-1]
+
+
+def _templates(facts: dict[str, Any]) -> str:
+    names = [] if facts["chat_template"] is None else ["yes"]
+    return ", ".join([*names, *facts["chat_templates"]]) or "no"
 
 
 def _as_text(facts: dict[str, Any]) -> str:
@@ -91,7 +97,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         "generates": "yes" if facts["can_generate"] else "no",
         "begin token": facts["bos_token"] or "none",
         "end token": facts["eos_token"] or "none",
-        "chat template": "no" if facts["chat_template"] is None else "yes",
+        "chat template": _templates(facts),
         "fingerprint": facts["fingerprint"],
         "backend": facts["backend"] + ("" if facts["backend_tested"] else " (not tested)"),
     }

@@ -55,7 +55,7 @@ async def render(
         NotSupported: it has none.
         RequestError: see `render_chat`.
     """
-    template = _template(info, bool(tools))
+    template = _template(info, with_tools=has_tools(tools))
     # In a thread however short the chat is: the first call imports Jinja and compiles.
     return await asyncio.to_thread(
         render_chat,
@@ -71,10 +71,15 @@ async def render(
     )
 
 
-def _template(info: ModelInfo, tools: bool) -> str:
+def has_tools(tools: object) -> bool:
+    """Whether tools were given. Whatever they are, none of their code runs: it is the caller's."""
+    return tools is not None and not (type(tools) in (list, tuple) and not tools)
+
+
+def _template(info: ModelInfo, *, with_tools: bool) -> str:
     """As transformers chooses it: with tools the one that is named so."""
     template = info.chat_template
-    if tools:
+    if with_tools:
         template = info.chat_templates.get("tool_use", template)
     if template is not None:
         return template

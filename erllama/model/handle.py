@@ -19,7 +19,7 @@ from erllama.errors import (
     RequestError,
 )
 from erllama.model.adapter_options import check_adapter, check_scale, file_path
-from erllama.model.chat import chat_prompt, remember, render, thinking_variables
+from erllama.model.chat import chat_prompt, has_tools, remember, render, thinking_variables
 from erllama.model.chat_memory import ChatMemory
 from erllama.model.embed_job import EmbedJob, check_inputs
 from erllama.model.gauges import Gauges
@@ -535,7 +535,7 @@ class Model:
             detokenize=self.detokenize,
         )
         job.continue_chat(
-            prompt.tokens, text=prompt.text, parent_key=prompt.parent_key, tools=bool(tools)
+            prompt.tokens, text=prompt.text, parent_key=prompt.parent_key, tools=has_tools(tools)
         )
         submission = await self._submit(job)
         submission.reply.add_done_callback(lambda reply: remember(memory, prompt, job, reply))

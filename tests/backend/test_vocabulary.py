@@ -29,11 +29,18 @@ def fresh(engine: LlamaEngine) -> Vocabulary:
     return Vocabulary(engine._model)
 
 
+def drawn(fresh: Vocabulary, token: int) -> tuple[bytes, bool, bytes]:
+    piece = fresh.piece(token)
+    return piece, fresh.ends(token), b"" if piece else fresh.piece(token, special=True)
+
+
 def test_a_drawn_token_has_its_piece_and_its_end_each_time(fresh: Vocabulary) -> None:
-    expected = [(fresh.piece(token), fresh.ends(token)) for token in range(fresh.size)]
+    expected = [drawn(fresh, token) for token in range(fresh.size)]
     for _ in range(2):
         assert [fresh.sampled(token) for token in range(fresh.size)] == expected
-    assert any(end for _, end in expected)
+    assert any(end for _, end, _ in expected)
+    assert any(special for _, _, special in expected)
+    assert all(piece or special for piece, _, special in expected)
 
 
 def test_llama_cpp_is_asked_once_for_a_token(
@@ -50,5 +57,5 @@ def test_only_so_many_tokens_are_remembered(
 ) -> None:
     monkeypatch.setattr(vocabulary, "_REMEMBERED", 10)
     for token in range(30):
-        assert fresh.sampled(token) == (fresh.piece(token), fresh.ends(token))
+        assert fresh.sampled(token) == drawn(fresh, token)
     assert len(fresh._sampled) == 10

@@ -213,6 +213,22 @@ async def test_variables_of_the_caller_go_first() -> None:
         assert await model.detokenize(done.context_tokens[:-1]) == "x"
 
 
+CALL = '{"name": "get_weather", "parameters": {"city": "Oslo"}}'
+LLAMA3 = "{{ '<|python_tag|>' if false }}" + PLAIN
+
+
+@pytest.mark.parametrize(
+    ("tools", "text", "calls"), [(None, CALL, []), ([], CALL, []), ([WEATHER], "", [CALL])]
+)
+async def test_bare_json_is_a_call_where_there_are_tools(
+    tools: Any, text: str, calls: list[str]
+) -> None:
+    async with running(PieceBackend([CALL[:9].encode(), CALL[9:].encode()])) as runtime:
+        model = await runtime.load_model("any.gguf", chat_template=LLAMA3)
+        done = await model.chat([ASKED], tools=tools)
+    assert (done.text, done.tool_calls) == (text, calls)
+
+
 # What cannot be used
 
 

@@ -12,7 +12,7 @@ import pytest
 import erllama
 from erllama import Model
 from tests.models.cache import cached_model
-from tests.models.shapes import TINY
+from tests.models.shapes import TINY, TINY_SPM, TINY_SPM_SPACE
 from tests.models.vocabulary import LLAMA3_CHAT_TEMPLATE
 
 ID = TINY.make_vocabulary().tokens.index
@@ -25,8 +25,8 @@ MARKERS = ("<|start_header_id|>assistant<|end_header_id|>", " so<|start_header_i
 
 
 @asynccontextmanager
-async def loaded(**options: Any) -> AsyncIterator[Model]:
-    path = await asyncio.to_thread(cached_model, TINY)
+async def loaded(shape: Any = TINY, **options: Any) -> AsyncIterator[Model]:
+    path = await asyncio.to_thread(cached_model, shape)
     async with erllama.load(path, n_threads=1, **options) as model:
         yield model
 
@@ -52,6 +52,16 @@ async def test_thinking_and_text_are_told_apart_by_tokens_that_say_nothing() -> 
         )
         assert done.thinking is None  # the marker was not completed
         assert done.text == (await model.detokenize(done.tokens)).replace("<|eot_id|>", "")
+
+
+@pytest.mark.parametrize("shape", [TINY, TINY_SPM, TINY_SPM_SPACE])
+async def test_an_end_marker_that_is_forced_brings_no_space_with_it(shape: Any) -> None:
+    options: dict[str, Any] = {"chat_template": TEMPLATE + "<think>"}
+    async with loaded(shape, thinking_markers=("<think>", "</think>"), **options) as model:
+        done = await model.chat(ASKED, thinking_budget_tokens=0, max_tokens=30)
+        assert done.thinking == ""
+        behind = await model.detokenize([*await model.tokenize("."), *done.tokens])
+        assert behind.removeprefix("<s>").removeprefix("<|begin_of_text|>").startswith(".</think>")
 
 
 async def test_control_tokens_in_a_reply_are_not_in_the_next_prompt() -> None:

@@ -46,6 +46,9 @@ async def test_configured_markers_replace_those_of_the_template() -> None:
         ("thinking_markers", ("", "b")),
         ("thinking_markers", ("\ud800", "b")),
         ("tool_call_markers", ("a", "b", "c")),
+        ("thinking_markers", ("a", "")),
+        ("tool_call_markers", ("", "b")),
+        ("tool_call_markers", ("a", "b", "c", "")),
         ("tool_call_markers", "ab"),
     ],
 )
@@ -88,6 +91,22 @@ async def test_a_plain_request_has_its_text_as_it_is() -> None:
 async def test_a_plain_request_may_ask_for_thinking_to_be_recognised(options: Any) -> None:
     done = await answer(SAID, **options)
     assert (done.text, done.thinking, done.tool_calls) == ("x", "so", ["1"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [("x<think>\n", [b"so", b"</think>", b"y"]), ("x<thi", [b"nk>so", b"</think>y"])],
+)
+async def test_a_prompt_may_open_or_begin_the_thinking(prompt: str, pieces: list[bytes]) -> None:
+    async with running(PieceBackend(pieces)) as runtime:
+        model = await runtime.load_model("pieces.gguf", chat_template=HERMES)
+        done = await model.complete(prompt, thinking=True)
+    assert (done.thinking, done.text) == ("so", "y")
+
+
+async def test_a_call_may_have_no_end_marker() -> None:
+    found = await info(tool_call_markers=("[TOOL_CALLS]", ""))
+    assert found.tool_call_markers == ("[TOOL_CALLS]", "")
 
 
 async def test_a_budget_for_a_model_that_does_not_think_is_refused() -> None:
