@@ -40,13 +40,13 @@ class Worker:
     """Answers the requests of `Model` in the child process."""
 
     def __init__(self, path: str, n_ctx: int = 2048) -> None:
-        import llama_cpp
+        from erllama.backend.llama.library import llama
 
-        self.lib: Any = llama_cpp
+        self.lib: Any = llama()  # without AMX, which may end the process (backend/llama/amx.py)
+        llama_cpp = self.lib
         quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         self.quiet = quiet  # llama.cpp keeps the pointer
         llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(
             path.encode(), llama_cpp.llama_model_default_params()
         )

@@ -28,15 +28,17 @@ def loaded(*, disable: bool = False, freeze: bool = False) -> tuple[bool, int, i
 def test_what_was_imported_is_put_aside_from_collections() -> None:
     enabled, before, after = loaded()
     assert enabled
-    assert before == 0
+    assert before < 1_000, "Python itself has frozen few"
     assert after > 10_000
 
 
 def test_a_program_that_switched_the_collector_off_is_left_as_it_is() -> None:
-    assert loaded(disable=True) == (False, 0, 0)
+    enabled, before, after = loaded(disable=True)
+    assert not enabled
+    assert after <= before < 1_000
 
 
 def test_a_program_that_put_objects_aside_itself_is_left_as_it_is() -> None:
     enabled, before, after = loaded(freeze=True)
     assert enabled
-    assert 0 < after <= before  # fewer, where some were freed
+    assert 2_000 < after <= before  # fewer, where some were freed

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp
+
+from erllama.backend.llama.library import llama
+
+llama_cpp = llama()  # without AMX, which may end the process (backend/llama/amx.py)
 
 N_CTX = 512
 
@@ -17,7 +20,6 @@ def embed_alone(path: str, inputs: Sequence[Sequence[int]], pooling: int) -> lis
     Args:
         pooling: by llama.cpp's number; 0 gives the vectors of all tokens one after the other.
     """
-    llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(
         path.encode(), llama_cpp.llama_model_default_params()
     )

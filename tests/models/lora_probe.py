@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-from llama_cpp import llama_cpp
+from erllama.backend.llama.library import llama
+
+llama_cpp = llama()  # without AMX, which may end the process (backend/llama/amx.py)
 
 
 def logits_with_adapter(
     model_path: str, path: str, scale: float, tokens: Sequence[int]
 ) -> list[float]:
     """The logits behind a prompt, in a context that never had another adapter."""
-    llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(
         model_path.encode(), llama_cpp.llama_model_default_params()
     )

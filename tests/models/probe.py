@@ -8,7 +8,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_cpp
+
+from erllama.backend.llama.library import llama
+
+llama_cpp = llama()  # without AMX, which may end the process (backend/llama/amx.py)
 
 Logits = npt.NDArray[np.float32]
 
@@ -64,7 +67,6 @@ class TokenizerReport(TypedDict):
 
 def load_model(path: str, *, vocab_only: bool = False) -> Any:
     """The model, or None where llama.cpp refuses the file."""
-    llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocab_only
     return llama_cpp.llama_model_load_from_file(path.encode(), params)

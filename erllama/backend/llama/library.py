@@ -23,6 +23,8 @@ from erllama.backend.llama.release import untested
 log = logging.getLogger("erllama.llama")
 
 _WARN, _ERROR = 3, 4  # ggml_log_level (ggml.h)
+# Python 3.12 puts some hundred objects aside as it starts; `gc.freeze` of a program, over 4,000.
+_FROZEN_BY_PYTHON = 2_000
 _thread = threading.local()
 _keep: list[object] = []  # ctypes callbacks that native code holds on to
 
@@ -104,7 +106,7 @@ def _collector_at_rest() -> Iterator[None]:
         yield
     finally:
         if collects:
-            if not gc.get_freeze_count():
+            if gc.get_freeze_count() < _FROZEN_BY_PYTHON:
                 gc.freeze()
             gc.enable()
 
