@@ -75,7 +75,8 @@ def wide(kind: Any) -> Any:
         origin = typing.get_origin(part) or part
         if origin is list:
             (item,) = typing.get_args(part)
-            return [1.0] if item is float else [*typing.get_args(item), "a", "b"][:2]
+            numbers = {float: [1.0], int: [1]}
+            return numbers.get(item) or [*typing.get_args(item), "a", "b"][:2]
         if "PathLike" in str(part):
             return pathlib.Path("/folder")
     if "Mapping" in str(kind):
