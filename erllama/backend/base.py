@@ -64,6 +64,7 @@ class StateCapabilities(msgspec.Struct, frozen=True, kw_only=True):
             common with the one that they came from.
         devices: what computes, with the layers that each was given; empty: the CPU alone.
         rope_factors: the set of rotary factors in force, of models that choose one by `n_ctx`.
+        switches: settings of the process that change what rows are, by name.
     """
 
     layers: tuple[LayerRows, ...]
@@ -73,6 +74,7 @@ class StateCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     form: str = ""
     devices: tuple[str, ...] = ()
     rope_factors: str = ""
+    switches: tuple[tuple[str, str], ...] = ()
 
     @property
     def token_bytes(self) -> int:

@@ -43,7 +43,6 @@ from erllama.config import ContextConfig, ModelConfig
 from erllama.errors import (
     DecodeFailed,
     EngineCrashed,
-    EngineError,
     EngineStuck,
     ErllamaError,
     ModelNotFound,
@@ -718,6 +717,8 @@ class ModelActor(StateMachine):
         stepper, floor, embeddings = here.stepper, here.floor, here.embeddings
         if floor.rebuilding or embeddings.on_the_lane:
             return
+        if stepper.current is not None and stepper.chain is None:
+            return  # it ends without being told, and what comes then is decided then
         starting, entries = floor.starting(), floor.entries()
         prefilling = floor.prefilling
         # whether other models compute too makes a difference to slices only
@@ -859,14 +860,11 @@ class ModelActor(StateMachine):
     def _rebuild(self, here: Loaded, step: Step, error: ErllamaError) -> None:
         """A step was given up: its requests fail, the others go on in a fresh context."""
         here.floor.evacuate(step, error)
-        try:
-            here.errands.run(
-                "making a context anew",
-                lambda engine: engine.rebuild(),
-                lambda _, wrong: self.ref.urgent(Rebuilt(wrong)),
-            )
-        except EngineError as down:
-            self.ref.urgent(Rebuilt(down))
+        here.errands.run(
+            "making a context anew",
+            lambda engine: engine.rebuild(),
+            lambda _, wrong: self.ref.urgent(Rebuilt(wrong)),
+        )
 
     async def _give_up(self, here: Loaded, lost: bool) -> None:
         if not lost:

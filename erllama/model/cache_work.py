@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import array
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
@@ -34,7 +33,6 @@ from erllama.cache.shared_view import CacheView
 from erllama.cache.trie import TIERS
 from erllama.clock import Clock
 from erllama.config import GRANULE
-from erllama.errors import EngineError
 from erllama.model.caching import ModelCache
 from erllama.model.errands import Errands
 from erllama.model.faults import note
@@ -272,14 +270,11 @@ class CacheWork:
         self.cache.count(f"hits_{kind}")
         self.cache.count("restored_bytes", tag.reader.n_bytes)
         self.cache.count("restore_total_ns", int(start.seconds * 1e9))
-        try:
-            self._errands.run(
-                "a restore",
-                lambda engine: engine.restore(tag.entry.seq, frame),
-                lambda _, wrong: self._urgent(RestoreDone(tag.job, tag.entry, start, wrong)),
-            )
-        except EngineError as down:
-            self._urgent(RestoreDone(tag.job, tag.entry, start, down))
+        self._errands.run(
+            "a restore",
+            lambda engine: engine.restore(tag.entry.seq, frame),
+            lambda _, wrong: self._urgent(RestoreDone(tag.job, tag.entry, start, wrong)),
+        )
         return True
 
     def _unreadable(self, error: BaseException | None) -> None:
@@ -357,14 +352,11 @@ class CacheWork:
                 done.set_result(saved)
 
         self._saves.begin(saving.number)
-        with contextlib.suppress(EngineError):
-            seq = generation.seq
-            self._errands.run(
-                "a save", lambda engine: engine.save(seq, ranges, snapshot=False), then
-            )
-            saved = await done
-            if saved is not None:
-                await self.cache.offer(self._rows(saving, saved), saving.reason)
+        seq = generation.seq
+        self._errands.run("a save", lambda engine: engine.save(seq, ranges, snapshot=False), then)
+        saved = await done
+        if saved is not None:
+            await self.cache.offer(self._rows(saving, saved), saving.reason)
         self._saves.end(saving.number)
 
     def _save(
@@ -456,10 +448,7 @@ class CacheWork:
                 taken.set_result(saved)
             self._urgent(SaveDone(saving, saved, wrong))
 
-        try:
-            self._errands.run("a save", work, then)
-        except EngineError as down:
-            then(None, down)
+        self._errands.run("a save", work, then)
 
     def save_done(
         self, saving: Saving, saved: SavedState | None, error: BaseException | None

@@ -6,7 +6,6 @@ Made when the model is loaded, used by its actor only.
 from __future__ import annotations
 
 import array
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +38,6 @@ from erllama.config import ContextConfig
 from erllama.errors import Busy, ErllamaError
 from erllama.model.scope import Scope
 
-_SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS", "ERLLAMA_AMX")
-
 
 def kv_layout(engine: Engine, context: ContextConfig) -> KvLayout:
     """Everything beside the model's bytes that changes what rows mean, from what an engine says."""
@@ -69,7 +66,7 @@ def kv_layout(engine: Engine, context: ContextConfig) -> KvLayout:
         system=info.devices,
         form=state.form if state is not None else "",
         devices=state.devices if state is not None else (),
-        switches=tuple((name, os.environ[name]) for name in _SWITCHES if name in os.environ),
+        switches=state.switches if state is not None else (),
     )
 
 

@@ -23,7 +23,7 @@ from erllama.backend.base import EmbedCapabilities, EmbedOutcome, EmbedPlan, Eng
 from erllama.backend.workers import Workers
 from erllama.clock import Clock, Timer
 from erllama.config import ContextConfig
-from erllama.errors import DecodeFailed, EngineError, EngineStuck, NotSupported, QueueFull
+from erllama.errors import DecodeFailed, EngineStuck, NotSupported, QueueFull
 from erllama.model.embed_job import EmbedJob, Portion, Vector, check_embeddable, pack, vector_of
 from erllama.model.engine_owner import EngineOwner
 from erllama.model.gauges import Gauges
@@ -232,12 +232,9 @@ class Embeddings:
             pairs = zip(outcome.vectors, normalize, strict=False)
             return outcome, [vector_of(vector, normalize=wish) for vector, wish in pairs]
 
-        try:
-            self._owner.run(
-                work, lambda said, error: self._urgent(EmbedDone(said, error)), what="embed"
-            )
-        except EngineError as down:
-            self._urgent(EmbedDone(None, down))
+        self._owner.run(
+            work, lambda said, error: self._urgent(EmbedDone(said, error)), what="embed"
+        )
         self.turn = False
         self._gauges.step_since = self._clock.now()
         self._watch(call)

@@ -19,7 +19,7 @@ from erllama.backend.base import Backend, Engine, FingerprintMemory, Loading, St
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.config import ContextConfig, ModelConfig
-from erllama.errors import EngineCrashed, ModelLoadError
+from erllama.errors import EngineCrashed, EngineError, ModelLoadError
 
 T = TypeVar("T")
 _NOT_OPEN = "the engine is not open"
@@ -81,14 +81,15 @@ class EngineOwner:
 
         `follow` is asked on the lane what comes after a step that was done. That plan is queued
         before the event loop hears of the outcome, so the lane need not wait for the loop;
-        `following` is its number.
-
-        Raises:
-            EngineCrashed: the engine is not open, or the lane is down.
+        `following` is its number. If the engine or the lane is down, `then` is called at once, with
+        that error: it is for whoever waits for the step, not for the call that is being served.
         """
-        self._check_open()
         steps = _Steps(self, plan, follow, then)
-        self._lane.submit_then(self._id, steps.step, steps.report, goes_on=steps.goes_on)
+        try:
+            self._check_open()
+            self._lane.submit_then(self._id, steps.step, steps.report, goes_on=steps.goes_on)
+        except EngineError as down:
+            then(None, down, None)
 
     def run(
         self,
@@ -97,13 +98,18 @@ class EngineOwner:
         *,
         what: object = "other",
     ) -> None:
-        """Queue other work on the engine; `then` is called on the event loop.
+        """Queue other work on the engine.
 
         Args:
+            then: called on the event loop with the result and None, or with None and an error; at
+                once if the engine is down. It posts a message or settles a future, no more.
             what: a name for it, which `at` has while the lane is in it.
         """
-        self._check_open()
-        self._lane.submit_then(self._id, lambda: self.do(work, what), then)
+        try:
+            self._check_open()
+            self._lane.submit_then(self._id, lambda: self.do(work, what), then)
+        except EngineError as down:
+            then(None, down)
 
     async def call(self, work: Callable[[Engine], T]) -> T:
         """Queue other work on the engine, and wait for its result.

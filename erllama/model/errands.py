@@ -65,13 +65,10 @@ class Errands:
         work: Callable[[Engine], T],
         then: Callable[[T | None, BaseException | None], object],
     ) -> None:
-        """Queue an errand; `then(result, error)` is called on the event loop.
+        """Queue an errand; `then(result, error)` is called on the event loop (`EngineOwner.run`).
 
         Args:
             what: a word for it, for the log.
-
-        Raises:
-            EngineError: the lane takes none.
         """
         number = self._numbers = self._numbers + 1
 
@@ -79,8 +76,8 @@ class Errands:
             self._back(number)
             then(result, error)
 
-        self._owner.run(work, back, what=number)
         self._out[number] = what
+        self._owner.run(work, back, what=number)
         if len(self._out) == 1:
             self._gauges.errand_since = self._clock.now()
         if self._watch is None:  # one timer for many

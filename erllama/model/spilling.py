@@ -12,7 +12,6 @@ from typing import Any
 
 from erllama.backend.base import Engine, Frame, SavedState
 from erllama.backend.workers import Workers
-from erllama.errors import EngineError
 from erllama.model.errands import Errands
 from erllama.model.generation import Generation
 from erllama.model.job import Job
@@ -79,10 +78,7 @@ class Spilling:
         def then(saved: SavedState | None, wrong: BaseException | None) -> None:
             self._urgent(SpillDone(job, entry, saved, wrong))
 
-        try:
-            self._errands.run("a save", work, then)
-        except EngineError as down:
-            then(None, down)
+        self._errands.run("a save", work, then)
 
     def put_back(self, job: Job, saved: SavedState) -> None:
         """Put a state on the sequence that the request has now; `PutBack` tells of it."""
@@ -111,11 +107,8 @@ class Spilling:
         if frame is None:
             self._urgent(PutBack(job, entry, error))
             return
-        try:
-            self._errands.run(
-                "a restore",
-                lambda engine: engine.restore(entry.seq, frame),
-                lambda _, wrong: self._urgent(PutBack(job, entry, wrong)),
-            )
-        except EngineError as down:
-            self._urgent(PutBack(job, entry, down))
+        self._errands.run(
+            "a restore",
+            lambda engine: engine.restore(entry.seq, frame),
+            lambda _, wrong: self._urgent(PutBack(job, entry, wrong)),
+        )

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from erllama.backend.base import Engine, StepOutcome, StepPlan
 from erllama.clock import Clock, Timer
-from erllama.errors import EngineError
 from erllama.model.engine_owner import EngineOwner
 from erllama.model.gauges import Gauges
 from erllama.model.job import Job
@@ -131,11 +130,7 @@ class Stepper:
                 chain.heard = outcome.number
                 self._came(step, chain, outcome, following, take_in)
 
-        try:
-            self._owner.submit(plan, follow, came)
-        except EngineError as down:
-            # not raised here: it would be the answer to whatever call happened to be served
-            self._urgent(StepDone(None, down))
+        self._owner.submit(plan, follow, came)
         self._beat()
 
     def done(self, following: int | None) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +30,14 @@ class Kept(NamedTuple):
     exact: bool
 
 
+SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS", "ERLLAMA_AMX")
+
+
+def switches() -> tuple[tuple[str, str], ...]:
+    """The environment variables that are set and choose kernels."""
+    return tuple((name, os.environ[name]) for name in SWITCHES if name in os.environ)
+
+
 def state_capabilities(
     kept: Kept, *, model: Any, context: Any, config: ModelConfig, factors: RopeFactors
 ) -> StateCapabilities:
@@ -43,6 +52,7 @@ def state_capabilities(
             form=f"whole, of {llama().llama_n_seq_max(context)} sequences",
             devices=devices,
             rope_factors=factors,
+            switches=switches(),
         )
     layers = states.shape.full.layers if states.shape.full else ()
     return StateCapabilities(
@@ -54,6 +64,7 @@ def state_capabilities(
         exact=kept.exact,
         devices=devices,
         rope_factors=factors,
+        switches=switches(),
     )
 
 

@@ -34,6 +34,7 @@ from erllama.backend.llama.engine import LlamaEngine, bounds
 from erllama.backend.llama.gguf_file import GgufHeader, read_header, shards
 from erllama.backend.llama.header_check import find_fault
 from erllama.backend.llama.keeping import (
+    SWITCHES,
     Kept,
     RopeFactors,
     original_context,
@@ -67,7 +68,6 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}  # llama_split_mod
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}  # llama_rope_scaling_type
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 _SELF_TEST = "self-test 1"
-_SWITCHES = ("GGML_CPU_TILED_MM", "GGML_CPU_REPACK", "GGML_CPU_ALL_VARIANTS", "ERLLAMA_AMX")
 
 
 class LlamaBackend:
@@ -370,7 +370,7 @@ class LlamaLoading:
             *(self._n_threads, config.n_threads_batch, self._rope_factors, config.deterministic),
             *(config.rope_scaling, config.rope_freq_base, config.rope_freq_scale),
             *(offload(self._model_config), build(), lib.llama_print_system_info()),
-            *(os.environ.get(name) for name in _SWITCHES),
+            *(os.environ.get(name) for name in SWITCHES),
         )
         return f"{_SELF_TEST}:{hashlib.sha256(repr(facts).encode()).hexdigest()}"
 
