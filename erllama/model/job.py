@@ -70,6 +70,7 @@ class Job:
         in_session: its session is its own until it is answered.
         left: what it leaves to its session.
         cut: the reply in which it goes on, if it does.
+        warnings: what of its schema limits nothing though it may have been meant to.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Job:
         self.in_session = False
         self.left: Live | None = None
         self.cut: Cut | None = None
+        self.warnings: tuple[str, ...] = ()
 
     def continue_chat(
         self, tokens: array.array[int], *, inside: str | None, parent_key: str | None
@@ -177,7 +179,8 @@ class Job:
     def completion(self, reason: FinishReason, now: float) -> Completion:
         """The result, also of a request that never came to be computed."""
         if self.generation is not None:
-            return self.generation.finish(reason, now)
+            done = self.generation.finish(reason, now)
+            return msgspec.structs.replace(done, warnings=list(self.warnings))
         tokens = list(self.tokens or ())
         waited = (now - self.asked) * 1e3
         return Completion(

@@ -60,7 +60,7 @@ BY_HAND: dict[str, Schema] = {
     "pattern": {"type": "string", "pattern": "^[a-z]{2,5}-[0-9]+$"},
     "pattern anywhere": {"type": "string", "pattern": "[0-9]{2}", "maxLength": 20},
     "pattern at the end": {"type": "string", "pattern": "ing$", "maxLength": 12},
-    "pattern of classes": {"type": "string", "pattern": r"^\d\w\s\D\W\S$"},
+    "pattern of classes": {"type": "string", "pattern": r"^\d\w \D\W\S$"},
     "pattern of alternatives": {"type": "string", "pattern": "^(ab|cd|[ef]g?)*$", "maxLength": 30},
     "pattern of unicode": {"type": "string", "pattern": "^[à-ý]+é?😀{1,3}$", "maxLength": 12},
     "pattern of quotes": {"type": "string", "pattern": r'^"\\[/"]{1,4}$'},
