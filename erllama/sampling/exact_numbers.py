@@ -16,7 +16,8 @@ from erllama.errors import RequestError
 MAX_DIGITS = 4_000
 """Of a number in a schema; Python converts up to 4,300 from and to text."""
 MAX_EXPONENT = 999_999_999_999
-_INTEGERS_OF_FLOATS = 2**53
+MOST_OF_DOUBLES = 2**53
+"""Up to it a double is any integer."""
 _FLOAT_DIGITS = 15
 _NEAR = 10**15
 
@@ -93,7 +94,7 @@ def is_plain(value: Number) -> bool:
     """
     exact = Decimal(value)
     if exact == exact.to_integral_value():
-        return exact.copy_abs() <= _INTEGERS_OF_FLOATS
+        return exact.copy_abs() <= MOST_OF_DOUBLES
     _, digits, exponent = exact.as_tuple()
     text = "".join(map(str, digits)).lstrip("0")
     kept = text.rstrip("0")

@@ -6,6 +6,7 @@ Each expression stands for all texts on one side of a bound; whoever wants both 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 INTEGER = "-?(?:0|[1-9][0-9]*)"
@@ -13,6 +14,7 @@ ANY_NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 DECIMAL = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
 _FRACTION = r"(?:\.[0-9]+)?"
 MAX_SUFFIXES = 2_000
+_TOGETHER = 16  # digits between two groups: the library follows few alternatives faster
 
 
 def at_least(bound: Fraction, *, strictly: bool = False) -> str:
@@ -109,51 +111,64 @@ def _small(bound: Fraction, strictly: bool) -> str:
 def _above(whole: int) -> str:
     """Integers above one."""
     digits = str(whole)
-    parts = [f"[1-9][0-9]{{{len(digits)},}}"]
-    for at, digit in enumerate(digits):
-        if digit < "9":
-            parts.append(f"{digits[:at]}{_digit(int(digit) + 1, 9)}{_free(len(digits) - at - 1)}")
-    return _either(*parts)
+
+    def larger(at: int) -> list[str]:
+        digit = int(digits[at])
+        return [f"{_digit(digit + 1, 9)}{_free(len(digits) - at - 1)}"] if digit < 9 else []
+
+    return _either(f"[1-9][0-9]{{{len(digits)},}}", *_along(digits, larger))
 
 
 def _below(whole: int) -> str:
     """Integers from 0 on that are below one."""
     digits = str(whole)
-    parts = ["0"]
-    if len(digits) > 1:
-        parts.append(f"[1-9][0-9]{{0,{len(digits) - 2}}}")
-    for at, digit in enumerate(digits):
-        first = 1 if not at else 0
-        if int(digit) > first:
-            low = _digit(first, int(digit) - 1)
-            parts.append(f"{digits[:at]}{low}{_free(len(digits) - at - 1)}")
-    return _either(*parts)
+
+    def smaller(at: int) -> list[str]:
+        digit, first = int(digits[at]), 0 if at else 1
+        return [f"{_digit(first, digit - 1)}{_free(len(digits) - at - 1)}"] if digit > first else []
+
+    shorter = [f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else []
+    return _either("0", *shorter, *_along(digits, smaller))
 
 
 def _behind_least(digits: str, strictly: bool) -> str:
     """The point and what is behind it, if that is at least 0.digits."""
     if not digits and not strictly:
         return _FRACTION
-    parts = [
-        rf"{digits[:at]}{_digit(int(digit) + 1, 9)}[0-9]*"
-        for at, digit in enumerate(digits)
-        if digit < "9"
-    ]
-    parts.append(f"{digits}[0-9]*[1-9][0-9]*" if strictly else f"{digits}[0-9]*")
-    return rf"\.{_either(*parts)}"
+
+    def larger(at: int) -> list[str]:
+        return [f"{_digit(int(digits[at]) + 1, 9)}[0-9]*"] if digits[at] < "9" else []
+
+    end = "[0-9]*[1-9][0-9]*" if strictly else "[0-9]*"
+    return rf"\.{_either(*_along(digits, larger, end))}"
 
 
 def _behind_most(digits: str, strictly: bool) -> str:
     """The point and what is behind it, if that is at most 0.digits."""
-    parts = []
-    for at, digit in enumerate(digits):
-        if digit > "0":
-            parts.append(f"{digits[:at]}{_digit(0, int(digit) - 1)}[0-9]*")
-        if at:
-            parts.append(digits[:at])
-    if not strictly:
-        parts.append(f"{digits}0*" if digits else "0+")
-    return rf"(?:\.{_either(*parts)})?" if parts else ""
+    if not digits:
+        return "" if strictly else r"(?:\.0+)?"
+
+    def smaller(at: int) -> list[str]:
+        here = [""] if at else []
+        return [f"[0-{int(digits[at]) - 1}][0-9]*", *here] if digits[at] > "0" else here
+
+    found = _along(digits, smaller, None if strictly else "0*")
+    return rf"(?:\.{_either(*found)})?"
+
+
+def _along(digits: str, aside: Callable[[int], list[str]], end: str | None = None) -> list[str]:
+    """Texts that begin like `digits`, then leave them at a place, or go on behind them.
+
+    Args:
+        aside: from a place to what may stand there instead of the digit.
+        end: what may stand behind all of them; None: nothing ends there.
+    """
+    inner = [] if end is None else [end]
+    for start in reversed(range(0, len(digits), _TOGETHER)):
+        chunk = digits[start : start + _TOGETHER]
+        left = [f"{chunk[:at]}{one}" for at in range(len(chunk)) for one in aside(start + at)]
+        inner = [*left, f"{chunk}{_either(*inner)}"] if inner else left
+    return inner
 
 
 def _digit(first: int, last: int) -> str:

@@ -82,16 +82,27 @@ class Flat:
     @property
     def has_number(self) -> bool:
         """Whether a number that is no constant can meet it."""
-        steps = [*self.multiples, *([Fraction(1)] if self.integral else [])]
         if self.low is None or self.high is None:
             return True
-        low, high = fraction(self.low[0]), fraction(self.high[0])
-        if not steps:
-            return low < high or (low == high and not (self.low[1] or self.high[1]))
-        step = dataclasses.replace(self, multiples=tuple(steps)).multiple
-        first = math.ceil(low / step) + (self.low[1] and low % step == 0)
-        last = math.floor(high / step) - (self.high[1] and high % step == 0)
-        return first <= last
+        if self.multiples or self.integral:
+            first, last = self.ends
+            return first is None or last is None or first <= last
+        low, high = self.low[0], self.high[0]
+        return low < high or (low == high and not (self.low[1] or self.high[1]))
+
+    @property
+    def ends(self) -> tuple[Fraction | None, Fraction | None]:
+        """The first and the last number within the bounds, where numbers have a step."""
+        steps = (*self.multiples, Fraction(1)) if self.integral else self.multiples
+        step = dataclasses.replace(self, multiples=steps).multiple
+        low = None if self.low is None else fraction(self.low[0])
+        high = None if self.high is None else fraction(self.high[0])
+        first = last = None
+        if low is not None and self.low is not None:
+            first = (math.ceil(low / step) + (self.low[1] and low % step == 0)) * step
+        if high is not None and self.high is not None:
+            last = (math.floor(high / step) - (self.high[1] and high % step == 0)) * step
+        return first, last
 
 
 def flattened(schema: Schema, definitions: Definitions, steps: int = MAX_STEPS) -> list[Flat]:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from erllama.sampling.exact_numbers import (
+    MOST_OF_DOUBLES,
     fraction,
     is_number,
     is_plain,
     plain,
     written,
 )
+from erllama.sampling.expressions import schema_error
 from erllama.sampling.number_ranges import DECIMAL, INTEGER, at_least, at_most, multiples
 from erllama.sampling.schema_disjoint import json_type
 from erllama.sampling.schema_flat import Flat, Schema, constant, flattened, of_type
@@ -27,10 +30,13 @@ from erllama.sampling.schema_sequences import Pair, array, properties
 from erllama.sampling.schema_values import fail, is_plain_multiple
 
 MAX_SOURCE = 4_000_000  # characters of a grammar
+MAX_ROUNDS = 20  # each finds more definitions that nothing matches
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _ONE = ("items", "additionalProperties")
 _MANY = ("allOf", "anyOf", "prefixItems")
 _NAMED = ("properties", "patternProperties")
+_POSSIBLE = frozenset(("type", "enum", "const"))
+"""Something matches any schema of one of these alone."""
 _UNSPELT = "\x7f"
 _STRING = r'"(?:[^"\\\x00-\x1f\x7f]|\\["\\bfnrt])*"'
 
@@ -50,11 +56,20 @@ def grammar(schema: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str,
     root = {key: part for key, part in schema.items() if key != "$defs"}
     if not _is_inexact(root, inexact):
         return None
-    writer = _Writer(definitions, inexact, options)
-    start = writer.value(root)
-    if start is None:
-        fail("", "no value can match")
-    return writer.finished(), start
+    impossible: set[str] = set()
+    known: dict[str, bool] = {}
+    for _ in range(MAX_ROUNDS):
+        writer = _Writer(definitions, inexact, options, impossible, known)
+        start = writer.value(root)
+        if start is None:
+            fail("", "no value can match")
+        new = writer.finish()
+        if not new:
+            break
+        impossible |= new
+    else:
+        fail("", "too many of its definitions match nothing; remove these")
+    return "\n".join(writer.rules), start
 
 
 def dumped(schema: Any) -> str:
@@ -137,30 +152,35 @@ class _Writer:
         definitions: Mapping[str, Schema],
         inexact: frozenset[str],
         options: Mapping[str, Any],
+        impossible: set[str],
+        known: dict[str, bool],
     ) -> None:
         self._definitions = definitions
         self._inexact = inexact
         self._options = options
-        self._rules: list[str] = []
+        self._impossible = impossible  # references to what matches nothing
+        self.rules: list[str] = []
         self._names: dict[str, str] = {}  # of rules, by what they say
         self._room = MAX_SOURCE
         self._referred: dict[str, str] = {}
         self._todo: list[str] = []
+        self._known = known  # whether something matches a schema, by its text
 
-    def finished(self) -> str:
-        """All rules, those of references included."""
+    def finish(self) -> set[str]:
+        """Make the rules of references too; those of them that match nothing."""
+        found = set()
         for reference in self._todo:
             body = self.value(self._definitions[reference], named=False)
             if body is None:
-                fail("", "a schema that is referred to matches nothing")
+                found.add(reference)
             self._add(f"{self._referred[reference]}: {body}")
-        return "\n".join(self._rules)
+        return found
 
     def _add(self, line: str) -> None:
         self._room -= len(line)
         if self._room < 0:
             fail("", f"makes more than {MAX_SOURCE:,} characters of rules; make it smaller")
-        self._rules.append(line)
+        self.rules.append(line)
 
     def rule(self, body: str, prefix: str = "r") -> str:
         """The name of a rule; with a prefix in capitals it is a terminal."""
@@ -185,15 +205,17 @@ class _Writer:
         ]
         return self.rule(" | ".join(dict.fromkeys(options))) if options else None
 
-    def _reference(self, reference: str) -> str:
+    def _reference(self, reference: str) -> str | None:
+        if reference in self._impossible:
+            return None
         if reference not in self._referred:
             self._referred[reference] = f"d{len(self._referred)}"
             self._todo.append(reference)
         return self._referred[reference]
 
-    def _left(self, schema: Mapping[str, Any]) -> str:
-        """A schema that llguidance follows, with what it refers to."""
-        whole = {"x-guidance": self._options, **schema}
+    def _left(self, schema: Mapping[str, Any]) -> str | None:
+        """A schema that llguidance follows, with what it refers to; None: nothing matches it."""
+        whole: dict[str, Any] = {"x-guidance": self._options, **schema}
         needed = dict.fromkeys(_references(schema))
         todo = list(needed)
         for reference in todo:
@@ -203,7 +225,20 @@ class _Writer:
         if needed:
             prefix = len("#/$defs/")
             whole["$defs"] = {one[prefix:]: self._definitions[one] for one in needed}
-        return self.rule(f"%json {dumped(whole)}")
+        text = dumped(whole)
+        if (len(schema) <= 1 and set(schema) <= _POSSIBLE) or self._may_be(text):
+            return self.rule(f"%json {text}")
+        return None
+
+    def _may_be(self, text: str) -> bool:
+        """Whether something may match a schema; asked once for each."""
+        known = self._known.get(text)
+        if known is None:
+            wrong = schema_error(text)
+            known = self._known[text] = not wrong.startswith("Unsatisfiable")
+            if wrong and known:
+                fail("", wrong)
+        return known
 
     # One alternative
 
@@ -259,7 +294,10 @@ class _Writer:
         if flat.high:
             parts.append(at_most(fraction(flat.high[0]), strictly=flat.high[1]))
         if steps:
-            parts.append(_multiples(flat.multiple))
+            found = multiples(flat.multiple)
+            if found is None:
+                return self._left(_nearer(flat))
+            parts.append(found)
         return self.rule(" & ".join(f"/{part}/" for part in parts), "N")
 
     def _array(self, flat: Flat) -> str | None:
@@ -307,7 +345,7 @@ class _Writer:
         pattern, schema = next(iter(flat.patterns.items()))
         value = self.value(schema)
         key = self._left({"type": "string", "pattern": pattern})
-        return None if value is None else f'{key} ":" {value}'
+        return None if value is None or key is None else f'{key} ":" {value}'
 
 
 def _json(value: Any) -> str:
@@ -317,20 +355,21 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace(_UNSPELT, "\\u007f")
 
 
-def _multiples(step: Fraction) -> str:
-    found = multiples(step)
-    if found is None:
-        fail(
-            "",
-            f"multipleOf {written_fraction(step)} cannot be followed beside numbers of more than "
-            "15 digits; use one whose digits have but the factors 2 and 5, such as 0.01 or 250",
-        )
-    return found
+def _nearer(flat: Flat) -> dict[str, Any]:
+    """Of the multiples of a number those that a double can be, as far as llguidance takes them."""
+    first, last = flat.ends
+    most = Fraction(MOST_OF_DOUBLES)
+    first = None if first is None else max(first, -(most // flat.multiple) * flat.multiple)
+    last = None if last is None else min(last, most // flat.multiple * flat.multiple)
+    if first is not None and last is not None and first > last:
+        fail("", "multipleOf cannot be followed where all numbers have more than 15 digits")
+    low = None if first is None else (_decimal(first), False)
+    high = None if last is None else (_decimal(last), False)
+    return _plain_number(dataclasses.replace(flat, low=low, high=high))
 
 
-def written_fraction(step: Fraction) -> str:
-    """A short decimal."""
-    return str(step.numerator) if step.denominator == 1 else str(float(step))
+def _decimal(value: Fraction) -> Decimal | int:
+    return int(value) if value.denominator == 1 else Decimal(value.numerator) / value.denominator
 
 
 def _plain_number(flat: Flat) -> dict[str, Any]:
@@ -340,8 +379,7 @@ def _plain_number(flat: Flat) -> dict[str, Any]:
     if flat.high:
         found["exclusiveMaximum" if flat.high[1] else "maximum"] = flat.high[0]
     if flat.multiples:
-        step = flat.multiple
-        found["multipleOf"] = float(step) if step.denominator > 1 else int(step)
+        found["allOf"] = [{"multipleOf": _decimal(step)} for step in flat.multiples]
     return found
 
 

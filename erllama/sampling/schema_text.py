@@ -10,12 +10,12 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 from erllama.errors import InvalidGrammar, RequestError
-from erllama.sampling.exact_numbers import read_decimal, read_integer
+from erllama.sampling.exact_numbers import MAX_DIGITS, read_decimal, read_integer
 
 MAX_SCHEMA_CHARACTERS = 200_000
 MAX_SCHEMA_PARTS = 50_000
 MAX_SCHEMA_DEPTH = 100
-_MAX_BITS = 13_000  # less than 4,000 digits
+_MAX_BITS = (10**MAX_DIGITS).bit_length()
 
 
 def schema_text(schema: Mapping[str, Any]) -> str:
@@ -92,8 +92,10 @@ def _digits(value: object) -> int:
         return len(value.as_tuple().digits)
     elif not isinstance(value, int):
         raise RequestError(f"json_schema: has a {type(value).__name__}, which JSON does not have")
-    elif value.bit_length() > _MAX_BITS:
-        raise RequestError(f"json_schema: an integer of more than {_MAX_BITS:,} bits; shorten it")
+    elif value.bit_length() >= _MAX_BITS:
+        raise RequestError(
+            f"json_schema: an integer of more than {MAX_DIGITS:,} digits; shorten it"
+        )
     else:
         return value.bit_length() // 3
     return 1
