@@ -181,8 +181,7 @@ class _Reader:
             self.warnings.unknown_format(path, part)
         if limits is None or "string" not in (types if isinstance(types, list) else [types]):
             return {}
-        for _ in limits:
-            self._meets()
+        self._meets()
         return limits[0] if len(limits) == 1 and "pattern" not in schema else {"allOf": limits}
 
     def _patterns(self, part: Any, path: str, schema: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def at_least(bound: Fraction, *, strictly: bool = False) -> str:
     return _large(bound, strictly)
 
 
-def at_most(bound: Fraction, *, strictly: bool = False) -> str | None:
+def at_most(bound: Fraction, *, strictly: bool = False) -> str:
     """Texts of numbers that are at most `bound`."""
     if bound > 0:
         return _either(_small(bound, strictly), f"-(?:0|[1-9][0-9]*){_FRACTION}")

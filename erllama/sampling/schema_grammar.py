@@ -288,7 +288,7 @@ class _Writer:
         steps = flat.multiples
         if all(is_plain(number) for number, _ in bounds) and all(map(is_plain_multiple, steps)):
             return self._left(_plain_number(flat))
-        parts: list[str | None] = [INTEGER if flat.integral else DECIMAL]
+        parts = [INTEGER if flat.integral else DECIMAL]
         if flat.low:
             parts.append(at_least(fraction(flat.low[0]), strictly=flat.low[1]))
         if flat.high:

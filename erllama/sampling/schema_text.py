@@ -25,7 +25,7 @@ def schema_text(schema: Mapping[str, Any]) -> str:
         RequestError: too large, too deep, or not made of what JSON has.
     """
     _check_size(schema)
-    return json.dumps(schema, ensure_ascii=False)
+    return json.dumps(schema, ensure_ascii=False, default=_no_value)
 
 
 def parsed_schema(text: str) -> Any:
@@ -91,7 +91,7 @@ def _digits(value: object) -> int:
     elif isinstance(value, Decimal):
         return len(value.as_tuple().digits)
     elif not isinstance(value, int):
-        raise RequestError(f"json_schema: has a {type(value).__name__}, which JSON does not have")
+        _no_value(value)
     elif value.bit_length() >= _MAX_BITS:
         raise RequestError(
             f"json_schema: an integer of more than {MAX_DIGITS:,} digits; shorten it"
@@ -111,6 +111,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise RequestError(f"has the key {json.dumps(twice[:40])} twice; keep one of them")
     return found
+
+
+def _no_value(value: object) -> NoReturn:
+    raise RequestError(f"json_schema: has a {type(value).__name__}, which JSON does not have")
 
 
 def _no_number(name: str) -> NoReturn:

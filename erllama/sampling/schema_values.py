@@ -24,7 +24,7 @@ from erllama.sampling.schema_formats import FORMATS
 
 MAX_MULTIPLE = 10_000
 MAX_CONTAINERS = 1_000
-MAX_BOUND_DIGITS = 320
+MAX_BOUND_DIGITS = 330
 MAX_COUNT = 100_000
 _MAX_PLACES = 15
 _ESCAPED = frozenset("\n\r\t\b\f")  # the control characters that have a short spelling

@@ -213,8 +213,8 @@ def test_bounds_of_any_size_are_followed(schema: Any, good: list[str], bad: list
         ({"type": "integer", "minimum": 2**64, "maximum": 2**63}, "no value can match"),
         ({"type": "string", "enum": [2**64]}, "no value can match"),
         ({"type": "integer", "minimum": 2**60, "multipleOf": 7, "maximum": 2**64}, "15 digits"),
-        ('{"maximum": 1e321}', "at /maximum: expected a number of at most 320 digits"),
-        ('{"minimum": -1e999999999}', "at /minimum: expected a number of at most 320 digits"),
+        ('{"maximum": 1e331}', "at /maximum: expected a number of at most 330 digits"),
+        ('{"minimum": -1e999999999}', "at /minimum: expected a number of at most 330 digits"),
         ('{"multipleOf": 1e999999999}', "at /multipleOf: .* takes too long"),
         ('{"multipleOf": 1e-999999999}', "at /multipleOf: .* takes too long"),
         ('{"minLength": 1e999999999}', "at /minLength: expected a whole number"),
@@ -271,8 +271,8 @@ def texts_of_numbers(source: random.Random) -> str:
 
 def bounds(source: random.Random) -> Fraction:
     whole = source.choice([0, 1, 9, 10, 99, 100, 123, source.randrange(3_000)])
-    behind = source.choice([0, 0, Fraction(1, 2), Fraction(1, 20), Fraction(999, 1000)])
-    return source.choice([1, -1]) * (whole + behind)
+    behind = source.choice(["0", "0", "0.5", "0.05", "0.999"])
+    return source.choice([1, -1]) * (whole + Fraction(behind))
 
 
 def test_expressions_of_bounds_match_what_is_within() -> None:
