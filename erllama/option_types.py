@@ -119,6 +119,7 @@ class DraftOptions(TypedDict, total=False):
     logprobs: int | None
     grammar: str | None
     json_schema: str | Mapping[str, Any] | None
+    json_whitespace: int
     regex: str | None
     seed: int | None
 

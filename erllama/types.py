@@ -81,6 +81,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     recognised. `thinking` is what lies between the thinking markers, also if it was cut off; None
     if there was none. `tool_calls` has the text of each call that was ended, as it stands between
     its markers, white space included.
+
+    `warnings` has a line for each part of the `json_schema` that may have been meant to limit the
+    text and limits nothing: unknown keywords, and formats that are not followed, each with its JSON
+    pointer.
     """
 
     text: str
@@ -97,6 +101,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[TokenLogprobs] | None = None
     thinking: str | None = None
     tool_calls: list[str] = []
+    warnings: list[str] = []
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,6 +118,7 @@ from erllama.model.step import Chain, decode_plan, slice_plan, start_plan
 from erllama.model.stepper import Step, Stepper
 from erllama.model.waiting import Waiting
 from erllama.sampling import SamplerPlan, plan_sampler
+from erllama.sampling.schema_source import schema_warnings
 from erllama.types import Done, Phase
 
 T = TypeVar("T")
@@ -632,6 +633,8 @@ class ModelActor(StateMachine):
 
     def _prepared(self, job: Job, plan: SamplerPlan) -> array.array[int]:
         self._loaded_here.engine.prepare(plan)
+        if plan.grammar is not None and plan.grammar.kind == "json_schema":
+            job.warnings = schema_warnings(plan.grammar.text)
         if isinstance(job.prompt, str):
             return self._tokenize(job.prompt, True, True)
         return job.prompt

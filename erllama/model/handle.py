@@ -84,8 +84,8 @@ class Model:
     `typical_p`, `repeat_penalty`, `repeat_last_n`, `frequency_penalty`, `presence_penalty`,
     `dry_multiplier`, `dry_base`, `dry_allowed_length`, `dry_penalty_last_n`,
     `dry_sequence_breakers`, `xtc_probability`, `xtc_threshold`, `mirostat`, `mirostat_tau`,
-    `mirostat_eta`, `logit_bias`, `ignore_eos`, `logprobs`, `grammar`, `json_schema`, `regex`,
-    `seed`), or `sampling=SamplingParams(...)`.
+    `mirostat_eta`, `logit_bias`, `ignore_eos`, `logprobs`, `grammar`, `json_schema`,
+    `json_whitespace`, `regex`, `seed`), or `sampling=SamplingParams(...)`.
     """
 
     def __init__(self, directory: Directory, model_id: str) -> None:

@@ -75,6 +75,7 @@ class Job:
         left: what it leaves to its session.
         cut: the reply in which it goes on, if it does.
         parent_key: of the reply that it names to go on behind: its request, or its session.
+        warnings: what of its schema limits nothing though it may have been meant to.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Job:
         self.left: Live | None = None
         self.cut: Cut | None = None
         self.parent_key = request.parent_key
+        self.warnings: tuple[str, ...] = ()
 
     def continue_chat(
         self, tokens: array.array[int], *, text: str, parent_key: str | None, tools: bool
@@ -191,7 +193,8 @@ class Job:
     def completion(self, reason: FinishReason, now: float) -> Completion:
         """The result, also of a request that never came to be computed."""
         if self.generation is not None:
-            return self.generation.finish(reason, now)
+            done = self.generation.finish(reason, now)
+            return msgspec.structs.replace(done, warnings=list(self.warnings))
         tokens = list(self.tokens or ())
         waited = (now - self.asked) * 1e3
         return Completion(

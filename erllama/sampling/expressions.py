@@ -11,7 +11,7 @@ HEADER = '%llguidance {"no_forcing": true}\nstart: '
 """Of each grammar: every token that may come is allowed, also if the text can be no other."""
 
 _LONGEST_MESSAGE = 300
-_OUR_TEXT = re.compile(r"\n *\d+ \| %llguidance.*", re.DOTALL)
+_OUR_TEXT = re.compile(r"\n *\d+ \| (%llguidance|start: |[a-zA-Z]\d+: ).*", re.DOTALL)
 _PLACE = re.compile(
     r"^at \d+\(\d+\): (failed to compile JSON schema: |invalid regex .*? \(in regex\): )?", re.S
 )
@@ -70,8 +70,12 @@ def _length(expression: str, n: int) -> int:
 
 def pattern_error(pattern: str) -> str:
     """What is wrong with a `pattern` of a schema; nothing if it can be used."""
+    return schema_error(json.dumps({"type": "string", "pattern": pattern}))
+
+
+def schema_error(schema: str) -> str:
+    """What is wrong with a JSON schema, as text; nothing if llguidance can follow it."""
     import llguidance
 
-    schema = json.dumps({"type": "string", "pattern": pattern})
     wrong = llguidance.LLMatcher.validate_grammar(f"{HEADER}%json {schema}\n", limits=limits())
     return "" if wrong.startswith("WARNING") else said(wrong)

@@ -7,7 +7,6 @@ sampled is the model's own distribution over the texts that match.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -20,9 +19,9 @@ from erllama.errors import InvalidGrammar
 from erllama.sampling.ban import leave
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.expressions import HEADER, lark, limits, place, said
-from erllama.sampling.json_schema import read_schema
 from erllama.sampling.plan import Grammar
 from erllama.sampling.running import Floats
+from erllama.sampling.schema_source import schema_source
 from erllama.sampling.token_bytes import TokenBytes
 
 T = TypeVar("T")
@@ -137,10 +136,8 @@ def check_guided(stage: Grammar) -> None:
 
 def _source(stage: Grammar) -> str:
     if stage.kind == "json_schema":
-        body = "%json " + json.dumps(read_schema(stage.text))
-    else:
-        body = f"/{_lark(stage)}/"
-    return f"{HEADER}{body}\n"
+        return schema_source(stage.text, stage.whitespace)
+    return f"{HEADER}/{_lark(stage)}/\n"
 
 
 def _lark(stage: Grammar) -> str:

@@ -19,6 +19,7 @@ MAX_BREAKERS = 64
 MAX_BREAKER_BYTES = 40
 MAX_GRAMMAR_CHARACTERS = 200_000
 MAX_REGEX_CHARACTERS = 10_000
+JSON_WHITESPACE = 8
 STRUCTURES = ("grammar", "json_schema", "regex")
 _LONGEST = 2**31 - 1
 
@@ -158,6 +159,15 @@ class SamplingParams(Checked, frozen=True, kw_only=True):
         | None,
         Meta(description="A JSON schema, or its text, that the text as JSON must be valid for."),
     ] = None
+    json_whitespace: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000,
+            description="With json_schema, most characters of white space between two tokens of "
+            "JSON; 0: none.",
+        ),
+    ] = JSON_WHITESPACE
     regex: Annotated[
         Annotated[str, Meta(min_length=1, max_length=MAX_REGEX_CHARACTERS)] | None,
         Meta(description="A regular expression that the whole text must match."),

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from erllama.errors import RequestError
-from erllama.sampling.params import SamplingParams
+from erllama.sampling.params import JSON_WHITESPACE, SamplingParams
 
 COLDEST = 1e-30
 """Below this temperature the logits overflow; a draw there would be greedy anyway."""
@@ -36,10 +36,12 @@ class Grammar(msgspec.Struct, frozen=True, tag=True):
     """Draw only what continues a text that `text` rules.
 
     It is a GBNF grammar, matched from its rule `root`, a JSON schema or a regular expression.
+    `whitespace`: of a JSON schema, how many characters of it may stand between two tokens.
     """
 
     text: str
     kind: GrammarKind = "grammar"
+    whitespace: int = JSON_WHITESPACE
 
 
 class Penalties(msgspec.Struct, frozen=True, tag=True):
@@ -204,7 +206,7 @@ def _edits(params: SamplingParams) -> list[Stage]:
     if params.grammar is not None:
         stages.append(Grammar(params.grammar))
     if isinstance(params.json_schema, str):  # always, if it is given: the parameters see to it
-        stages.append(Grammar(params.json_schema, "json_schema"))
+        stages.append(Grammar(params.json_schema, "json_schema", params.json_whitespace))
     if params.regex is not None:
         stages.append(Grammar(params.regex, "regex"))
     return stages

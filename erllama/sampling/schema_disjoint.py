@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from erllama.sampling.exact_numbers import is_integral, is_number
+
 _DEPTH = 6
 _ALL = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
 
@@ -31,7 +33,9 @@ def disjoint(one: Any, other: Any, resolve: Resolve, depth: int = _DEPTH) -> boo
     if not a.types & b.types:
         return True
     if a.values is not None and b.values is not None:
-        return not {_known(value) for value in a.values} & {_known(value) for value in b.values}
+        return not {comparable(value) for value in a.values} & {
+            comparable(value) for value in b.values
+        }
     return a.types & b.types == {"object"} and any(
         disjoint(x, y, resolve, depth - 1)
         for name in a.required & b.required
@@ -46,8 +50,8 @@ def json_type(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "boolean"
-    if isinstance(value, int | float):
-        return "integer" if value == int(value) else "number"
+    if is_number(value):
+        return "integer" if is_integral(value) else "number"
     if isinstance(value, str):
         return "string"
     return "array" if isinstance(value, list) else "object"
@@ -87,11 +91,11 @@ def _look(schema: dict[str, Any], view: _View) -> None:
             view.properties.setdefault(name, []).append(part)
 
 
-def _known(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """The same for equal values of JSON, in which 1 is 1.0 but not true."""
     if isinstance(value, list):
-        return ("array", *map(_known, value))
+        return ("array", *map(comparable, value))
     if isinstance(value, dict):
-        return "object", frozenset((name, _known(one)) for name, one in value.items())
+        return "object", frozenset((name, comparable(one)) for name, one in value.items())
     kind = json_type(value)
     return ("number" if kind == "integer" else kind), value

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from erllama.errors import InvalidGrammar, RequestError
+from erllama.sampling.exact_numbers import MAX_DIGITS, read_decimal, read_integer
 
 MAX_SCHEMA_CHARACTERS = 200_000
 MAX_SCHEMA_PARTS = 50_000
 MAX_SCHEMA_DEPTH = 100
-_MAX_BITS = 1_000
+_MAX_BITS = (10**MAX_DIGITS).bit_length()
 
 
 def schema_text(schema: Mapping[str, Any]) -> str:
@@ -22,17 +25,23 @@ def schema_text(schema: Mapping[str, Any]) -> str:
         RequestError: too large, too deep, or not made of what JSON has.
     """
     _check_size(schema)
-    return json.dumps(schema, ensure_ascii=False)
+    return json.dumps(schema, ensure_ascii=False, default=_no_value)
 
 
 def parsed_schema(text: str) -> Any:
-    """What a schema's text says.
+    """What a schema's text says; its numbers with all their digits, see `exact_numbers`.
 
     Raises:
-        InvalidGrammar: no JSON, or too large or too deep.
+        InvalidGrammar: no JSON, a key given twice, or too large or too deep.
     """
     try:
-        schema = json.loads(text, parse_constant=_no_number)
+        schema = json.loads(
+            text,
+            parse_int=read_integer,
+            parse_float=read_decimal,
+            parse_constant=_no_number,
+            object_pairs_hook=_once,
+        )
         _check_size(schema)
     except RecursionError:
         raise _bad(_too_deep()) from None
@@ -79,10 +88,14 @@ def _digits(value: object) -> int:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise RequestError(f"json_schema: {value} is no number of JSON; leave it out")
+    elif isinstance(value, Decimal):
+        return len(value.as_tuple().digits)
     elif not isinstance(value, int):
-        raise RequestError(f"json_schema: has a {type(value).__name__}, which JSON does not have")
-    elif value.bit_length() > _MAX_BITS:
-        raise RequestError(f"json_schema: an integer of more than {_MAX_BITS:,} bits; shorten it")
+        _no_value(value)
+    elif value.bit_length() >= _MAX_BITS:
+        raise RequestError(
+            f"json_schema: an integer of more than {MAX_DIGITS:,} digits; shorten it"
+        )
     else:
         return value.bit_length() // 3
     return 1
@@ -90,6 +103,18 @@ def _digits(value: object) -> int:
 
 def _too_deep() -> str:
     return f"nested more than {MAX_SCHEMA_DEPTH} deep; use $defs"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RequestError(f"has the key {json.dumps(twice[:40])} twice; keep one of them")
+    return found
+
+
+def _no_value(value: object) -> NoReturn:
+    raise RequestError(f"json_schema: has a {type(value).__name__}, which JSON does not have")
 
 
 def _no_number(name: str) -> NoReturn:

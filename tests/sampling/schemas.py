@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 Schema = dict[str, Any]
@@ -421,6 +424,65 @@ class _Maker:
             part = {"type": "object", "properties": {name: self.schema(depth)}}
             parts.append({**part, "required": required})
         return {"allOf": parts}
+
+
+class _LongNumbers(_Maker):
+    """Like it, with numbers of more digits than a double has."""
+
+    def integer(self, _: int) -> Schema:
+        low = self._source.choice([-1, 1]) * self._source.randrange(
+            10 ** self._source.choice([3, 19, 40])
+        )
+        found: Schema = {"type": "integer"}
+        if self._source.random() < 0.6:
+            found[self._source.choice(["minimum", "exclusiveMinimum"])] = low
+        if self._source.random() < 0.6:
+            high = low + 1_000 + self._source.randrange(10 ** self._source.choice([2, 18, 30]))
+            found[self._source.choice(["maximum", "exclusiveMaximum"])] = high
+        if self._source.random() < 0.3:
+            found["multipleOf"] = self._source.choice([1, 2, 4, 5, 10, 25, 200])
+        return found
+
+    def number(self, _: int) -> Schema:
+        digits = str(self._source.randrange(10**25))
+        at = self._source.randrange(1, len(digits))
+        low = f"{int(digits[:at])}.{digits[at:] or 0}"
+        if self._source.random() < 0.5:
+            return {"type": "number", "minimum": Decimal(low), "maximum": Decimal(f"{low}5")}
+        return {"type": "number", "exclusiveMaximum": Decimal(f"-{low}")}
+
+    def values(self, _: int) -> Schema:
+        some: list[Any] = [None, "a", "\x7f", 2**53 + 1, -(2**63), 10**30, Decimal("1e400"), 1.5]
+        some += [[1, 2**64], {"k": Decimal("0.10000000000000000001"), "\x7f": []}]
+        if self._source.random() < 0.4:
+            return {"const": self._source.choice(some)}
+        return {"enum": self._source.sample(some, self._source.randrange(1, 6))}
+
+    def any_type(self, depth: int) -> Schema:
+        return {**self.integer(depth), "type": ["integer", "string", "null", "array"]}
+
+    def all_of(self, depth: int) -> Schema:
+        if self._source.random() < 0.5:
+            return super().all_of(depth)
+        low = self._source.randrange(10**20)
+        return {"allOf": [{"minimum": low, "type": ["integer", "null"]}, {"maximum": low + 10**19}]}
+
+
+def made_with_long_numbers(seed: int) -> Schema:
+    """A schema of random keywords, and numbers of many digits."""
+    return _LongNumbers(random.Random(seed)).schema(3)
+
+
+def text_of(schema: Schema) -> str:
+    """As JSON, with all digits of its decimals."""
+    decimals: list[str] = []
+
+    def kept(value: Any) -> str:
+        decimals.append(str(value).lower())
+        return f"@{len(decimals) - 1}@"
+
+    text = json.dumps(schema, default=kept)
+    return re.sub(r'"@(\d+)@"', lambda found: decimals[int(found[1])], text)
 
 
 def with_references(schema: Schema) -> Schema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -30,8 +31,6 @@ UNFOLLOWED += ("dependentRequired", "dependentSchemas", "unevaluatedProperties",
 
 REFUSED: list[tuple[Any, str, str]] = [
     *(({"items": {key: {}}}, f"/items/{key}", "while a text is written") for key in UNFOLLOWED),
-    ({"properties": {"a/b": {"requried": []}}}, "/properties/a~1b/requried", "is no keyword"),
-    ({"items": {"nullable": True}}, "/items/nullable", "add null to the type"),
     ({"items": [{}]}, "/items", "write prefixItems"),
     ({"additionalItems": {}}, "/additionalItems", "older draft"),
     ({"$dynamicRef": "#a"}, "/$dynamicRef", "write $ref"),
@@ -55,15 +54,16 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"pattern": "(?!a)"}, "/pattern", "look-around"),
     ({"pattern": "(a)\\1"}, "/pattern", "backreferences"),
     ({"pattern": 1}, "/pattern", "expected a regular expression"),
-    ({"format": "postcode"}, "/format", "date-time, date"),
     ({"minLength": -1}, "/minLength", "from 0 to 100,000, got -1"),
     ({"maxLength": 1.5}, "/maxLength", "whole number"),
     ({"minItems": True}, "/minItems", "whole number"),
     ({"maxItems": "3"}, "/maxItems", 'got "3"'),
     ({"minimum": "1"}, "/minimum", "expected a number"),
-    ({"maximum": 10**16}, "/maximum", "expected a number up to"),
     ({"exclusiveMinimum": True}, "/exclusiveMinimum", "expected a number"),
+    ({"minimum": 10**331}, "/minimum", "at most 330 digits"),
+    ({"format": 3}, "/format", "the name of a format"),
     ({"multipleOf": 0}, "/multipleOf", "above 0"),
+    ({"multipleOf": 0.07}, "/multipleOf", "0.07 cannot be followed exactly"),
     ({"multipleOf": 1_000_003}, "/multipleOf", "too long"),
     ({"allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}, "", "too long to follow together"),
     ({"uniqueItems": True}, "/uniqueItems", "maxItems of 1"),
@@ -131,8 +131,9 @@ def test_a_schema_that_is_too_large_or_too_deep_is_refused_when_it_is_given() ->
         ({"enum": ["x" * 1_000] * 10_000}, "200,000 characters"),
         ({"enum": list(range(60_000))}, "50,000 parts"),
         ({"enum": [float("nan")]}, "nan is no number"),
-        ({"enum": [10**400]}, "more than 1,000 bits"),
+        ({"enum": [10**4_001]}, "more than 4,000 digits"),
         ({"enum": [{1, 2}]}, "has a set"),
+        ({"const": Decimal(1)}, "has a Decimal"),
         ({"const": "\ud800"}, "half of a surrogate pair"),
     ):
         with pytest.raises(RequestError, match=f"json_schema: .*{said}"):
