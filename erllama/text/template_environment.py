@@ -216,8 +216,9 @@ def looks_for(source: str, value: str) -> bool:
 
 def _unpaid(operand: nodes.Node) -> nodes.Node:
     """An operand as the template has it."""
-    paid = isinstance(operand, nodes.Call) and isinstance(operand.node, nodes.EnvironmentAttribute)
-    return operand.args[0] if paid else operand
+    if isinstance(operand, nodes.Call) and isinstance(operand.node, nodes.EnvironmentAttribute):
+        return cast("nodes.Node", operand.args[0])
+    return operand
 
 
 @functools.lru_cache(maxsize=_KEPT)

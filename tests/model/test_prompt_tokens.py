@@ -18,12 +18,9 @@ from tests.models.vocabulary import Vocabulary, make_vocabulary
 
 BOS = {"gpt2": "<|begin_of_text|>", "llama": "<s>", "llama-space": "<s>"}
 SHAPES = {"gpt2": TINY, "llama": TINY_SPM, "llama-space": TINY_SPM_SPACE}
-BOS_ID = {
-    "gpt2": make_vocabulary("gpt2", TINY.n_vocab).special["bos"],
-    "llama": 1,
-    "llama-space": 1,
-}
-EOS_ID = make_vocabulary("gpt2", TINY.n_vocab).special["eos"]
+SPECIAL = make_vocabulary("gpt2", TINY.n_vocab).special
+BOS_ID = {"gpt2": SPECIAL["bos"], "llama": 1, "llama-space": 1}
+EOS_ID = SPECIAL["eos"]
 CHAT = "{% for m in messages %}{{ m.content }}{% endfor %}"
 HELLO = [{"role": "user", "content": "Hello there"}]
 
