@@ -11,6 +11,8 @@ from typing import Any
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The keys under which programs and templates have what a model thought, the usual one first."""
+PART = "thinking"
+"""The type of a part of a content that is what a model thought, and the key of its text."""
 
 _DATA = frozenset(
     {
@@ -50,6 +52,17 @@ def with_reasoning_as(read: Collection[str], message: dict[str, Any]) -> dict[st
         return message
     rest = {key: one for key, one in message.items() if key != given[0]}
     return {**rest, wanted[0]: message[given[0]]}
+
+
+def with_reasoning_part(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose reasoning is a part of its content, as Mistral's templates read it."""
+    name = next((one for one in REASONING if message.get(one)), None)
+    content = message.get("content") or []
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    if name is None or any(part.get("type") == PART for part in parts):
+        return message
+    rest = {key: one for key, one in message.items() if key != name}
+    return {**rest, "content": [{"type": PART, PART: message[name]}, *parts]}
 
 
 def with_content(messages: Sequence[dict[str, Any]], missing: str | None) -> list[dict[str, Any]]:

@@ -20,9 +20,11 @@ from erllama.checked import shown
 from erllama.errors import RequestError
 from erllama.text.chat_data import plain_data
 from erllama.text.chat_messages import (
+    PART,
     REASONING,
     with_content,
     with_reasoning_as,
+    with_reasoning_part,
     without_none,
 )
 from erllama.text.template_limits import TooMuch, limited_work
@@ -111,9 +113,11 @@ def _write_with_content(template: str, values: dict[str, Any]) -> str:
 def _named_as_read(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not any(name in message for message in messages for name in REASONING):
         return messages
-    from erllama.text.template_environment import keys_read
+    from erllama.text.template_environment import keys_read, looks_for
 
     read = keys_read(template)
+    if looks_for(template, PART) and not {"reasoning_content", "reasoning"} & read:
+        return [with_reasoning_part(message) for message in messages]
     return [with_reasoning_as(read, message) for message in messages]
 
 

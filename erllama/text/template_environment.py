@@ -27,7 +27,14 @@ from jinja2.visitor import NodeTransformer
 
 from erllama.text import template_limits as limits
 
-__all__ = ["Refusal", "SecurityError", "asks_for_none", "compile_template", "keys_read"]
+__all__ = [
+    "Refusal",
+    "SecurityError",
+    "asks_for_none",
+    "compile_template",
+    "keys_read",
+    "looks_for",
+]
 
 _KEPT = 16
 _RECURSION = 8  # the cost of an item of a recursive loop
@@ -193,6 +200,25 @@ def keys_read(source: str) -> frozenset[str]:
     ]
     texts = (node.value for node in asked if isinstance(node, nodes.Const))
     return frozenset(named | {text for text in texts if isinstance(text, str)})
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def looks_for(source: str, value: str) -> bool:
+    """Whether a template compares something with this text.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it does not parse.
+    """
+    compared = _environment().parse(source).find_all(nodes.Compare)
+    equal = (operand.expr for one in compared for operand in one.ops if operand.op == "eq")
+    return any(_unpaid(one) == nodes.Const(value) for one in equal)
+
+
+def _unpaid(operand: nodes.Node) -> nodes.Node:
+    """An operand as the template has it."""
+    if isinstance(operand, nodes.Call) and isinstance(operand.node, nodes.EnvironmentAttribute):
+        return cast("nodes.Node", operand.args[0])
+    return operand
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -139,3 +139,24 @@ def test_a_variable_of_that_name_is_no_reading_of_messages() -> None:
     template = "{% if thinking %}1{% endif %}{{ messages[0].reasoning_content }}"
     message = {"role": "assistant", "content": "x", "thinking": "Hm."}
     assert render(template, message, variables={"thinking": True}) == "1Hm."
+
+
+MISTRAL = (
+    "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{% if p['type'] == 'text' %}{{ p['text'] }}"
+    "{% elif p['type'] == 'thinking' %}[THINK]{{ p['thinking'] }}[/THINK]{% endif %}{% endfor %}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("given", NAMES)
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("Hi", "Hi"), (None, ""), ("", ""), ([{"type": "text", "text": "Hi"}], "Hi")],
+)
+def test_reasoning_may_be_a_part_of_the_content(given: str, content: Any, text: str) -> None:
+    message = {"role": "assistant", "content": content, given: "Hm."}
+    assert render(MISTRAL, HELLO, message) == f"Hello[THINK]Hm.[/THINK]{text}"
+    parts = [{"type": "thinking", "thinking": "So."}, {"type": "text", "text": "Hi"}]
+    message = {"role": "assistant", "content": parts, given: "Hm."}
+    assert render(MISTRAL, message) == "[THINK]So.[/THINK]Hi"
