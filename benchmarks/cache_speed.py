@@ -25,8 +25,6 @@ from benchmarks.cache_index import bytes_per_row, conversations, filled, long_pr
 from benchmarks.child import Answer, Config, Order, Orders, random_prompt
 from benchmarks.harness import Figure, Options, Side, Target, middle, percentile
 from benchmarks.models import BenchModel
-from erllama.backend.llama.amx import leave_out_amx
-from erllama.backend.llama.library import library
 from erllama.config import GRANULE
 
 NAME = "cache_speed"
@@ -406,7 +404,6 @@ def peer_side(orders: Orders, config: Config) -> None:
     """Child: llama-cpp-python's `Llama` with one of its caches."""
     import llama_cpp
 
-    leave_out_amx(library("ggml"), library("ggml-base"))
     llama = llama_cpp.Llama(
         config["path"],
         n_ctx=config["n_ctx"],

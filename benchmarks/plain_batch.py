@@ -1,9 +1,9 @@
 """The plainest loop over llama.cpp for several sequences at once.
 
-ctypes calls on one thread, no asyncio, no checks; of erllama only what leaves AMX out; numpy fills
-the batch. The context has the parameters that erllama gives it: a KV stream per sequence, batches
-of 512, flash attention, one thread per core. Prompts are cut as erllama cuts them, one sequence per
-call; then each step computes one row of every sequence, on ids 0 to n-1.
+ctypes calls on one thread, no asyncio, no checks, no erllama; numpy fills the batch. The context
+has the parameters that erllama gives it: a KV stream per sequence, batches of 512, flash attention,
+one thread per core. Prompts are cut as erllama cuts them, one sequence per call; then each step
+computes one row of every sequence, on ids 0 to n-1.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from benchmarks.child import (
     stream_prompts,
 )
 from benchmarks.plain_loop import GRANULE, N_BATCH, exact_slices
-from erllama.backend.llama.amx import leave_out_amx
-from erllama.backend.llama.library import library
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -78,7 +76,6 @@ class PlainBatch:
     ) -> None:
         lib.llama_log_set(_say_nothing, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        leave_out_amx(library("ggml"), library("ggml-base"))  # as erllama does
         self._model: Any = lib.llama_model_load_from_file(
             path.encode(), lib.llama_model_default_params()
         )

@@ -1,7 +1,7 @@
 """The plainest loop over llama.cpp: what the hardware and the library give without erllama.
 
-ctypes calls on one thread, nothing else: no asyncio, no checks, no numpy; of erllama only what
-leaves AMX out. The context has the parameters that erllama gives it.
+ctypes calls on one thread, nothing else: no asyncio, no checks, no numpy, no erllama. The context
+has the parameters that erllama gives it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from benchmarks.child import Config, Orders, Rate, random_prompt
-from erllama.backend.llama.amx import leave_out_amx
-from erllama.backend.llama.library import library
 
 GRANULE = 64  # the exact-slicing rule's
 N_BATCH = 512
@@ -37,7 +35,6 @@ class PlainLoop:
     def __init__(self, path: str, n_ctx: int, n_threads: int | None = None) -> None:
         lib.llama_log_set(_say_nothing, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        leave_out_amx(library("ggml"), library("ggml-base"))  # as erllama does
         self._model: Any = lib.llama_model_load_from_file(
             path.encode(), lib.llama_model_default_params()
         )

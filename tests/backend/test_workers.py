@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
+from collections.abc import Callable
 
 import pytest
 
@@ -32,6 +34,37 @@ async def test_workers_hand_on_results_and_errors() -> None:
     assert await workers.run(lambda: 5) == 5
     with pytest.raises(ZeroDivisionError):
         await workers.run(lambda: 1 / 0)
+    workers.close()
+
+
+class State:
+    """Stands for what a worker reads into: many megabytes."""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_an_error_does_not_keep_what_was_worked_on(wrapped: bool) -> None:
+    seen: list[weakref.ref[State]] = []
+
+    def fill(state: State) -> None:
+        seen.append(weakref.ref(state))
+        raise OSError("a row is gone")
+
+    def read(fill: Callable[[State], None]) -> State:
+        state = State()
+        if not wrapped:
+            fill(state)
+        try:
+            fill(state)
+        except OSError as gone:
+            raise ValueError("unreadable") from gone
+        return state
+
+    workers = Workers()
+    with pytest.raises(ValueError if wrapped else OSError) as caught:
+        await workers.run(lambda: read(fill))
+    assert [state() for state in seen] == [None]
+    names = [entry.name for entry in caught.traceback]
+    assert "read" in names, "where it happened is still told"
     workers.close()
 
 
