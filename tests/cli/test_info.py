@@ -34,6 +34,7 @@ def test_json_is_one_object_with_what_the_file_holds(chat_model: Path) -> None:
     assert facts["chat_template"] == LLAMA3_CHAT_TEMPLATE
     assert facts["fingerprint"] == hashlib.sha256(chat_model.read_bytes()).hexdigest()
     assert facts["can_generate"] is True
+    assert facts["backend_tested"] is True
 
 
 def test_families_and_quantizations_are_told_apart() -> None:
