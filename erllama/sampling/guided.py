@@ -34,10 +34,14 @@ _starting = threading.Lock()
 
 
 class Guide:
-    """Compiles structures for one vocabulary. May be used from any thread."""
+    """Compiles structures for one vocabulary. May be used from any thread.
+
+    Attributes:
+        size: how many tokens the vocabulary has.
+    """
 
     def __init__(self, tokens: TokenBytes) -> None:
-        self._size = tokens.size
+        self.size = tokens.size
         self._tokenizer = llguidance.LLTokenizer(_Vocabulary(tokens))
 
     def compiled(self, stage: Grammar) -> Any:
@@ -58,10 +62,10 @@ class Guide:
 
     def constraint(self, stage: Grammar, compiled: Any, ending: Sequence[int]) -> GuidedConstraint:
         """A follower of what was compiled, at its beginning."""
-        return GuidedConstraint(stage.kind, compiled.deep_copy(), self._size, ending)
+        return GuidedConstraint(stage.kind, compiled.deep_copy(), self.size, ending)
 
     def _check_beginning(self, stage: Grammar, matcher: Any) -> None:
-        bits = llguidance.numpy.allocate_token_bitmask(1, self._size + 1)
+        bits = llguidance.numpy.allocate_token_bitmask(1, self.size + 1)
         llguidance.numpy.fill_next_token_bitmask(matcher, bits)
         if matcher.is_error():
             raise _invalid(stage, matcher.get_error())

@@ -14,6 +14,7 @@ import pytest
 from erllama import DecodeFailed, InvalidGrammar, Model, RequestError, Runtime
 from erllama.backend.llama.words import Words
 from erllama.sampling import SamplerPlan
+from erllama.sampling.effort import Pause
 from tests.model.staging import PATIENCE_S
 
 
@@ -120,9 +121,9 @@ async def test_structures_are_compiled_beside_the_event_loop(
     threads: set[str] = set()
     prepare = Words.prepare
 
-    def watched(words: Words, plan: SamplerPlan) -> None:
+    def watched(words: Words, plan: SamplerPlan, pause: Pause | None = None) -> None:
         threads.add(threading.current_thread().name)
-        prepare(words, plan)
+        prepare(words, plan, pause)
 
     monkeypatch.setattr(Words, "prepare", watched)
     rules: list[dict[str, Any]] = [{"regex": "a+"}, {"json_schema": {}}, {"grammar": "root ::= ."}]
