@@ -30,7 +30,9 @@ class Compilers:
     """A thread for each kind of work, and the child process of trials."""
 
     def __init__(self) -> None:
-        self._threads = {kind: Workers(1) for kind in ("grammar", "json_schema", "regex", "trial")}
+        kinds = ("grammar", "json_schema", "regex", "trial")
+        # of low priority they would keep the interpreter lock while others have the processor
+        self._threads = {kind: Workers(1, low_priority=False) for kind in kinds}
         self._trial = Trial()
         self._closed = False
 

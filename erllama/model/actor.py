@@ -609,6 +609,7 @@ class ModelActor(StateMachine):
             if plan.grammar is None:
                 prepared = self._spec.workers.run(lambda: self._prepared(job, plan))
             else:
+                job.compiling = True
                 prepared = self._spec.compilers.run(
                     plan.grammar,
                     lambda pause: self._prepared(job, plan, pause),
@@ -630,6 +631,7 @@ class ModelActor(StateMachine):
 
     def _tokenized(self, job: Job, tokens: array.array[int], error: BaseException | None) -> None:
         job.tokens = tokens
+        job.compiling = False
         if error is not None and job in self._waiting:
             self._waiting.remove(job)
             self._settle(job, error)

@@ -9,8 +9,10 @@ remembered, while only what is really done is *used up*; both have the same limi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 MASK_STEPS = 75_000
 """For the tokens that may come at one place. Ordinary grammars take up to 15,000,
@@ -28,6 +30,20 @@ PAUSE_STEPS = 500
 
 Pause: TypeAlias = "Callable[[], object]"
 """Called every now and then within long work; an exception of it ends the work."""
+
+
+def paced(items: Iterable[T], pause: Pause | None) -> Iterable[T]:
+    """`items`, with pauses in between."""
+    if pause is None:
+        return items
+    return _paced(items, pause)
+
+
+def _paced(items: Iterable[T], pause: Pause) -> Iterator[T]:
+    for number, one in enumerate(items):
+        if not number % PAUSE_STEPS:
+            pause()
+        yield one
 
 
 class TooAmbiguous(Exception):

@@ -10,12 +10,11 @@ llama.cpp's own parser ends the process on some of these. Terminals that name to
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from typing import NoReturn, TypeAlias
 
 from erllama.errors import InvalidGrammar
-from erllama.sampling.effort import PAUSE_STEPS, Pause
-from erllama.sampling.graph import cycles, made_of
+from erllama.sampling.effort import PAUSE_STEPS, Pause, paced
+from erllama.sampling.graph import cycles, endless_rules, made_of
 
 LAST_CODE_POINT = 0x10FFFF
 MAX_DEPTH = 100
@@ -200,7 +199,7 @@ class _Parser:
             self._made(((*item, again), ()))
             return [*result, again]
         rest: list[Element] = []
-        for _ in range(most - least):
+        for _ in paced(range(most - least), self._pause):
             rest = [self._made(((*item, *rest), ()))]
         return result + rest
 
@@ -327,7 +326,8 @@ class _Parser:
 
     def _refuse_what_never_ends(self, root: int) -> None:
         """Refuse rules that may be come to and always come to themselves again."""
-        endless = _endless(self._rules, root)
+        refs = [[_refs(one) for one in rule] for rule in paced(self._rules, self._pause)]
+        endless = endless_rules(refs, root, self._pause)
         for name, rule in self._ids.items():
             if rule in endless:
                 self._fail(
@@ -341,8 +341,8 @@ class _Parser:
 
         One that comes back at its very end, such as (x?)*, only repeats what it did before.
         """
-        steps = _first_steps(self._rules)
-        group = cycles([[step.rule for step in rule] for rule in steps])
+        steps = _first_steps(self._rules, self._pause)
+        group = cycles([[step.rule for step in rule] for rule in steps], self._pause)
         names = {rule: name for name, rule in self._ids.items()}
         bad = {
             rule
@@ -370,10 +370,10 @@ class _Step:
     last: bool
 
 
-def _first_steps(rules: list[tuple[Elements, ...]]) -> list[list[_Step]]:
-    empty = _maybe_empty(rules)
+def _first_steps(rules: list[tuple[Elements, ...]], pause: Pause | None) -> list[list[_Step]]:
+    empty = _maybe_empty(rules, pause)
     found: list[list[_Step]] = []
-    for alternatives in rules:
+    for alternatives in paced(rules, pause):
         steps = []
         for sequence in alternatives:
             for at, element in enumerate(sequence):
@@ -386,28 +386,10 @@ def _first_steps(rules: list[tuple[Elements, ...]]) -> list[list[_Step]]:
     return found
 
 
-def _maybe_empty(rules: list[tuple[Elements, ...]]) -> list[bool]:
+def _maybe_empty(rules: list[tuple[Elements, ...]], pause: Pause | None) -> list[bool]:
     """For each rule, whether it may match nothing."""
-    return made_of([[_refs(one) for one in rule if _only_refs(one)] for rule in rules])
-
-
-def _endless(rules: list[tuple[Elements, ...]], root: int) -> set[int]:
-    """The rules, of those that `root` leads to, that lead to themselves and never end."""
-    ends = made_of([[_refs(sequence) for sequence in rule] for rule in rules])
-    edges = [[ref for sequence in rule for ref in _refs(sequence)] for rule in rules]
-    inner = [[ref for ref in refs if not ends[ref]] for refs in edges]
-    component = cycles(inner)
-    size = Counter(component)
-    met, todo = {root}, [root]
-    while todo:
-        new = set(edges[todo.pop()]) - met
-        met |= new
-        todo += new
-    return {
-        rule
-        for rule in met
-        if not ends[rule] and (size[component[rule]] > 1 or rule in inner[rule])
-    }
+    refs = [[_refs(one) for one in rule if _only_refs(one)] for rule in paced(rules, pause)]
+    return made_of(refs, pause)
 
 
 def _refs(sequence: Elements) -> list[int]:

@@ -1,9 +1,17 @@
-"""Graphs of rules that refer to each other by number. Pure."""
+"""Graphs of rules that refer to each other by number. Pure.
+
+Each rule has alternatives, of which each is a list of the rules that it is made of.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 
-def made_of(rules: list[list[list[int]]]) -> list[bool]:
+from erllama.sampling.effort import Pause, paced
+
+
+def made_of(rules: list[list[list[int]]], pause: Pause | None = None) -> list[bool]:
     """For each rule, whether all of one of its alternatives is made of rules of which that holds.
 
     It is the least such set (Dowling and Gallier 1984): none is in it for its own sake.
@@ -11,14 +19,16 @@ def made_of(rules: list[list[list[int]]]) -> list[bool]:
     users: dict[int, list[list[int]]] = {}
     holds = [False] * len(rules)
     news = []
-    for rule, alternatives in enumerate(rules):
+    for rule, alternatives in paced(enumerate(rules), pause):
         for refs in alternatives:
             waiting = [rule, len(refs)]
             for ref in refs:
                 users.setdefault(ref, []).append(waiting)
             if not refs:
                 news.append(rule)
-    while news:
+    for _ in paced(itertools.count(), pause):
+        if not news:
+            break
         rule = news.pop()
         if holds[rule]:
             continue
@@ -30,14 +40,50 @@ def made_of(rules: list[list[list[int]]]) -> list[bool]:
     return holds
 
 
-def cycles(edges: list[list[int]]) -> list[int]:
+def endless_rules(rules: list[list[list[int]]], root: int, pause: Pause | None = None) -> set[int]:
+    """The rules, of those that `root` leads to, that lead to themselves and never end.
+
+    Those that are not made of anything, as they have no alternatives, are not among them.
+    """
+    ends = made_of(rules, pause)
+    if all(ends):
+        return set()
+    never = _impossible(rules, pause)
+    edges = [[ref for sequence in rule for ref in sequence] for rule in rules]
+    inner = [[ref for ref in refs if not ends[ref] and not never[ref]] for refs in edges]
+    component = cycles(inner, pause)
+    size = Counter(component)
+    met, todo = {root}, [root]
+    while todo:
+        new = set(edges[todo.pop()]) - met
+        met |= new
+        todo += new
+    return {
+        rule
+        for rule in met
+        if not (ends[rule] or never[rule]) and (size[component[rule]] > 1 or rule in inner[rule])
+    }
+
+
+def _impossible(rules: list[list[list[int]]], pause: Pause | None) -> list[bool]:
+    """For each rule, whether each alternative has a rule of which that holds."""
+    some: list[list[list[int]]] = []  # behind the rules, one for each alternative
+    every: list[list[list[int]]] = []
+    for alternatives in rules:
+        first = len(rules) + len(some)
+        some += [[[ref] for ref in refs] for refs in alternatives]
+        every.append([list(range(first, first + len(alternatives)))])
+    return made_of([*every, *some], pause)[: len(rules)]
+
+
+def cycles(edges: list[list[int]], pause: Pause | None = None) -> list[int]:
     """For each node the number of its strongly connected component (Kosaraju and Sharir 1981)."""
     back: list[list[int]] = [[] for _ in edges]
     for node, targets in enumerate(edges):
         for target in targets:
             back[target].append(node)
     component = [-1] * len(edges)
-    for number, start in enumerate(reversed(_postorder(edges))):
+    for number, start in paced(enumerate(reversed(_postorder(edges, pause))), pause):
         todo = [start]
         while todo:
             node = todo.pop()
@@ -47,9 +93,9 @@ def cycles(edges: list[list[int]]) -> list[int]:
     return component
 
 
-def _postorder(edges: list[list[int]]) -> list[int]:
+def _postorder(edges: list[list[int]], pause: Pause | None) -> list[int]:
     order, seen = [], [False] * len(edges)
-    for start in range(len(edges)):
+    for start in paced(range(len(edges)), pause):
         todo = [(start, False)]
         while todo:
             node, done = todo.pop()

@@ -23,6 +23,8 @@ from erllama.sampling.expressions import HEADER, lark, limits, place, said
 from erllama.sampling.json_schema import read_schema
 from erllama.sampling.plan import Grammar
 from erllama.sampling.running import Floats
+from erllama.sampling.schema_endings import check_endings
+from erllama.sampling.schema_text import parsed_schema
 from erllama.sampling.token_bytes import TokenBytes
 
 T = TypeVar("T")
@@ -142,6 +144,7 @@ def check_guided(stage: Grammar) -> None:
 def _source(stage: Grammar) -> str:
     if stage.kind == "json_schema":
         body = "%json " + json.dumps(read_schema(stage.text))
+        check_endings(parsed_schema(stage.text))
     else:
         body = f"/{_lark(stage)}/"
     return f"{HEADER}{body}\n"

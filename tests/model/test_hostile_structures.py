@@ -45,6 +45,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a huge enum": {"json_schema": {"enum": list(range(200_000))}},
     "long numbers": {"json_schema": {"enum": [2**999 - n for n in range(2_000)]}},
     "no base": {"json_schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}},
+    "no end": {"json_schema": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}},
+    "the least integer": {"json_schema": {"const": -(2**63)}},
+    "an integer below all": {"json_schema": {"type": "integer", "enum": [-1e19]}},
+    "a rule that never ends": {"grammar": 'root ::= "a" | b\nb ::= "x" b'},
+    "readings by the thousand": {"grammar": "root ::= (" + ".? " * 10 + '){0,140} "z"'},
     "a remote reference": {"json_schema": {"$ref": "http://127.0.0.1:1/schema.json"}},
     "alternatives that multiply": {
         "json_schema": {"allOf": [{"anyOf": [{"enum": [n, n + 1]}] * 20} for n in range(40)]}
@@ -73,7 +78,6 @@ WORKING: dict[str, dict[str, Any]] = {
     "long arrays of long arrays": {
         "json_schema": {"items": {"minItems": 99_999, "type": "array"}, "minItems": 99_999}
     },
-    "no end": {"json_schema": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}},
     "a million repetitions": {"regex": "((a{1,100}){1,100}){1,100}"},
     "catastrophic backtracking": {"regex": "(x+x+)+y"},
     "exponentially many states": {"regex": ".*a.{500}"},

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import random
 import string
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from erllama.sampling.plan import Grammar
+
+T = TypeVar("T")
 
 EDGES = [0, 1, 7, 2**7, 2**15, 2**31, 2**32, 2**53, 10**15, 10**18, 2**63, 2**64, 10**19, 10**40]
 FLOATS = [0.0, 0.1, 0.5, 1e-7, 1e-15, 5e-324, 1.7976931348623157e308, 1e15, 1e16, 1e19, 1e22, 3.3e7]
@@ -48,19 +51,30 @@ FORMATS = [
 BELOW = ["items", "additionalProperties"]
 
 
-def number(choose: random.Random) -> int | float:
+class Choices(random.Random):
+    """Random choices; `wild` ones go to all extremes, others about as far as requests do."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.wild = self.random() < 0.5
+
+    def among(self, values: Sequence[T], usual: int) -> T:
+        return self.choice(values if self.wild else values[:usual])
+
+
+def number(choose: Choices) -> int | float:
     sign = choose.choice((1, -1))
     if choose.random() < 0.4:
-        return sign * choose.choice(FLOATS) * choose.choice((1, 1, 1, 1.5, 3))
-    return sign * choose.choice(EDGES) + choose.randint(-2, 2)
+        return sign * choose.among(FLOATS, 3) * choose.choice((1, 1, 1, 1.5, 3))
+    return sign * choose.among(EDGES, 9) + choose.randint(-2, 2)
 
 
-def text(choose: random.Random) -> str:
+def text(choose: Choices) -> str:
     length = choose.choice((0, 1, 1, 2, 3, 5, 8, 40, 300))
     return "".join(choose.choices(CHARACTERS, k=length))
 
 
-def value(choose: random.Random, depth: int = 0) -> Any:
+def value(choose: Choices, depth: int = 0) -> Any:
     kind = choose.random()
     if kind < 0.5:
         return number(choose)
@@ -71,14 +85,14 @@ def value(choose: random.Random, depth: int = 0) -> Any:
     return {text(choose): value(choose, depth + 1) for _ in range(choose.randint(0, 4))}
 
 
-def schema(choose: random.Random, names: list[str], depth: int = 0) -> Any:
+def schema(choose: Choices, names: list[str], depth: int = 0) -> Any:
     made: dict[str, Any] = {}
     for _ in range(choose.choice((1, 1, 2, 3))):
         _add(choose, made, names, depth)
     return made
 
 
-def _add(choose: random.Random, made: dict[str, Any], names: list[str], depth: int) -> None:
+def _add(choose: Choices, made: dict[str, Any], names: list[str], depth: int) -> None:
     def below() -> Any:
         return schema(choose, names, depth + 1)
 
@@ -94,14 +108,16 @@ def _add(choose: random.Random, made: dict[str, Any], names: list[str], depth: i
                 made[key] = abs(number(choose)) if key == "multipleOf" else number(choose)
         case 3:
             made["type"] = "string"
-            made["minLength"], made["maxLength"] = sorted(choose.choices(COUNTS, k=2))
+            made["minLength"], made["maxLength"] = sorted(
+                choose.among(COUNTS, 10) for _ in range(2)
+            )
         case 4:
             made["pattern"] = expression(choose)
         case 5:
             made["format"] = choose.choice(FORMATS)
         case 6:
             made["type"] = choose.choice(("integer", "number", "string", "object", "array", "null"))
-            made["minItems"], made["maxItems"] = sorted(choose.choices(COUNTS, k=2))
+            made["minItems"], made["maxItems"] = sorted(choose.among(COUNTS, 10) for _ in range(2))
         case 7:
             made["$ref"] = f"#/$defs/{choose.choice(names)}"
         case 8:
@@ -122,12 +138,12 @@ def _add(choose: random.Random, made: dict[str, Any], names: list[str], depth: i
             made["patternProperties"] = {expression(choose): below()}
         case 13:
             chain = below()
-            for _ in range(choose.choice((1, 1, 2, 30, 90))):
+            for _ in range(choose.among((1, 1, 2, 30, 90), 3)):
                 chain = {choose.choice(BELOW): chain}
             made.update(chain)
 
 
-def expression(choose: random.Random, depth: int = 0) -> str:
+def expression(choose: Choices, depth: int = 0) -> str:
     """A regular expression."""
     match choose.randrange(6 if depth > 4 else 12):
         case 0:
@@ -152,26 +168,26 @@ def expression(choose: random.Random, depth: int = 0) -> str:
         case 9:
             return f"({expression(choose, depth + 1)}){choose.choice('*+?')}"
         case 10:
-            least, most = sorted(choose.choices(COUNTS, k=2))
+            least, most = sorted(choose.among(COUNTS, 10) for _ in range(2))
             end = choose.choice((f"{{{least},{most}}}", f"{{{least}}}", f"{{{least},}}"))
             return f"({expression(choose, depth + 1)}){end}"
-    deep = choose.choice((2, 20, 200, 2_000))
+    deep = choose.among((2, 20, 200, 2_000), 1)
     return "(" * deep + expression(choose, depth + 1) + ")" * deep
 
 
-def gbnf(choose: random.Random) -> str:
+def gbnf(choose: Choices) -> str:
     names = ["root", *"abc"]
     return "\n".join(f"{name} ::= {_ways(choose, names, 0)}" for name in names)
 
 
-def _ways(choose: random.Random, names: list[str], depth: int) -> str:
+def _ways(choose: Choices, names: list[str], depth: int) -> str:
     return " | ".join(
         " ".join(_element(choose, names, depth) for _ in range(choose.randint(1, 4)))
         for _ in range(choose.choice((1, 1, 2, 3)))
     )
 
 
-def _element(choose: random.Random, names: list[str], depth: int) -> str:
+def _element(choose: Choices, names: list[str], depth: int) -> str:
     kinds = ['"a"', '"ab"', "[a-z]", ".", '""', "[^\\x01-\\x20]", *names[1:], "(", "(", "("]
     made = choose.choice(kinds)
     if made == "(":
@@ -184,7 +200,7 @@ def _element(choose: random.Random, names: list[str], depth: int) -> str:
     return made
 
 
-def stage(choose: random.Random) -> Grammar:
+def stage(choose: Choices) -> Grammar:
     """A schema in half of the cases, an expression or a grammar."""
     kind = choose.random()
     if kind < 0.55:
