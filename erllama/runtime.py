@@ -29,6 +29,7 @@ from erllama.actor.failures import ChildNotFound
 from erllama.actor.intensity import Intensity
 from erllama.actor.supervisor import Supervisor, tree
 from erllama.backend.base import Backend
+from erllama.backend.compilers import Compilers
 from erllama.backend.fingerprint import FileHashes
 from erllama.backend.lane import Lane
 from erllama.backend.lane_actor import LaneActor
@@ -147,6 +148,7 @@ class Runtime:
         self._lane = Lane()
         self._workers = Workers()
         self._readers = Workers(2, low_priority=False)
+        self._compilers = Compilers()
         self.view = CacheView()
         self._memory = await asyncio.to_thread(FileHashes, self.config.cache_dir)
         supervisor = Supervisor(
@@ -175,6 +177,7 @@ class Runtime:
         finally:
             self._workers.close()
             self._readers.close()
+            self._compilers.close()
             await self._lane.stop()  # done already, unless the tree was killed
 
     async def load_model(
@@ -395,6 +398,7 @@ class Runtime:
             workers=self._workers,
             memory=self._memory,
             readers=self._readers,
+            compilers=self._compilers,
             view=self.view,
             actors=self.actors,
             policy=policy_config,

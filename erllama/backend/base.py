@@ -19,6 +19,7 @@ import msgspec
 
 from erllama.config import ContextConfig, ModelConfig, Pooling
 from erllama.sampling import SamplerPlan
+from erllama.sampling.effort import Pause
 from erllama.types import TokenLogprobs
 
 if TYPE_CHECKING:
@@ -467,12 +468,15 @@ class Engine(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> array.array[int]:
         """Token ids of `text`."""
 
-    def prepare(self, sampler: SamplerPlan) -> None:
+    def prepare(self, sampler: SamplerPlan, pause: Pause | None = None) -> None:
         """Check a sampler against the vocabulary, and do what takes time before `Begin` has it.
 
         From any thread but the event loop's: compiling a grammar may take a second. A sampler
         that was not prepared works as well, but then the lane does the work, and an error ends
         the sequence's first draw.
+
+        Args:
+            pause: called every now and then; an exception of it ends the work.
 
         Raises:
             RequestError: a token that the vocabulary does not have; `InvalidGrammar`.

@@ -42,6 +42,7 @@ from erllama.backend.plan_check import check_plan, sequences
 from erllama.config import GRANULE, ContextConfig, ModelConfig
 from erllama.errors import DecodeFailed, EngineError, ModelLoadError, RequestError
 from erllama.sampling import SamplerPlan, check_biases
+from erllama.sampling.effort import Pause
 from erllama.sampling.structure import check_structure
 
 END, BEGIN = 256, 257
@@ -313,10 +314,10 @@ class StubEngine:
             tokens.insert(0, BEGIN)
         return tokens
 
-    def prepare(self, sampler: SamplerPlan) -> None:
+    def prepare(self, sampler: SamplerPlan, pause: Pause | None = None) -> None:
         check_biases(sampler, N_VOCAB)
         if sampler.grammar is not None:
-            check_structure(sampler.grammar)
+            check_structure(sampler.grammar, pause)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         if self.closed:

@@ -34,6 +34,7 @@ from erllama.actor import (
 )
 from erllama.actor.intensity import Intensity
 from erllama.backend.base import Backend, EmbedOutcome, Engine, FingerprintMemory, StepOutcome
+from erllama.backend.compilers import Compilers
 from erllama.backend.lane import Lane
 from erllama.backend.workers import Workers
 from erllama.cache.actor_refs import CacheActors
@@ -118,6 +119,7 @@ from erllama.model.step import Chain, decode_plan, slice_plan, start_plan
 from erllama.model.stepper import Step, Stepper
 from erllama.model.waiting import Waiting
 from erllama.sampling import SamplerPlan, plan_sampler
+from erllama.sampling.effort import Pause
 from erllama.sampling.schema_source import schema_warnings
 from erllama.types import Done, Phase
 
@@ -141,6 +143,7 @@ class ModelSpec:
     lane: Lane
     workers: Workers
     readers: Workers
+    compilers: Compilers
     memory: FingerprintMemory
     view: CacheView
     actors: CacheActors
@@ -226,6 +229,8 @@ class ModelActor(StateMachine):
             self._here.stepper.rest()
             self._here.errands.rest()
             self._here.stepper.abort()
+        for job in self._waiting:
+            job.answered = True  # by the end of this; nobody needs what is compiled for it
         try:
             if reason in ("shutdown", "normal") and self._here is not None and not lost:
                 await self._save_last(self._here)
@@ -610,7 +615,15 @@ class ModelActor(StateMachine):
         plan = plan_sampler(job.request.sampling)
         if plan.needs_preparing and not job.prefill_only:
             job.tokens = None  # it waits for that
-            prepared = self._spec.workers.run(lambda: self._prepared(job, plan))
+            if plan.grammar is None:
+                prepared = self._spec.workers.run(lambda: self._prepared(job, plan))
+            else:
+                job.compiling = True
+                prepared = self._spec.compilers.run(
+                    plan.grammar,
+                    lambda pause: self._prepared(job, plan, pause),
+                    lambda: job.answered,
+                )
             self.spawn_task(prepared, then=Tokenized(job))
             return
         if not isinstance(text, str):
@@ -627,12 +640,15 @@ class ModelActor(StateMachine):
 
     def _tokenized(self, job: Job, tokens: array.array[int], error: BaseException | None) -> None:
         job.tokens = tokens
+        job.compiling = False
         if error is not None and job in self._waiting:
             self._waiting.remove(job)
             self._settle(job, error)
 
-    def _prepared(self, job: Job, plan: SamplerPlan) -> array.array[int]:
-        self._loaded_here.engine.prepare(plan)
+    def _prepared(
+        self, job: Job, plan: SamplerPlan, pause: Pause | None = None
+    ) -> array.array[int]:
+        self._loaded_here.engine.prepare(plan, pause)
         if plan.grammar is not None and plan.grammar.kind == "json_schema":
             job.warnings = schema_warnings(plan.grammar.text)
         if isinstance(job.prompt, str):
@@ -921,6 +937,7 @@ class ModelActor(StateMachine):
     def _settle(self, job: Job, error: BaseException | None) -> None:
         """Answer a request, once; its session is free."""
         job.stop_timers()
+        job.answered = True
         session_id = job.request.session_id
         if job.in_session and session_id is not None:
             job.in_session = False

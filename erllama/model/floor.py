@@ -219,7 +219,7 @@ class Floor:
         owed = max((WEIGHTS[one.request.priority] for one in self._parked if one.short), default=0)
         for job in list(self._waiting):
             if job.tokens is None:
-                kept += 1
+                kept += not job.compiling  # which may take long: others go first meanwhile
                 continue
             try:
                 if not job.checked:

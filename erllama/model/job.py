@@ -51,6 +51,8 @@ class Job:
         entry: what the scheduler sees of it, while it holds a sequence.
         generation: its computation, once it was admitted.
         timed_out, cancelled: why it is to end, if it is.
+        compiling: what rules its text is being compiled, and its prompt tokenized behind that.
+        answered: nothing that is still computed for it is wanted; also read from other threads.
         queued_too_long: it got no sequence in time.
         prefill_only: no token is to be sampled.
         verify_from: the first row of the prompt whose likeliest next token is wanted.
@@ -113,6 +115,8 @@ class Job:
         self.timers: dict[str, Timer] = {}
         self.cancelled = False
         self.timed_out = False
+        self.compiling = False
+        self.answered = False
         self.queued_too_long = False
         self.spilled: SavedState | None = None
         self.has_all_cells = False

@@ -7,7 +7,8 @@ Contract
               leads.
     Writers   the lane, or whoever owns it; it is not safe for threads.
     Bounds    an ambiguous grammar may need a number of stacks that grows with the text, which
-              llama.cpp follows until memory ends. Here it is `TooAmbiguous`.
+              llama.cpp follows until memory ends. Here it is `TooAmbiguous`, and so is what takes
+              more steps than `effort` allows, whether parts of it are remembered or not.
 
 Single texts are followed byte by byte. Masks look at whole characters, of which many are alike to
 a grammar (`token_bytes.Alphabet`); `masks` makes them.
@@ -15,38 +16,46 @@ a grammar (`token_bytes.Alphabet`); `masks` makes them.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from erllama.sampling.gbnf import LAST_CODE_POINT, Ranges, Ref, Rules
+from erllama.sampling.characters import ANY, SHORTEST, covers, decoded, free, meets
+from erllama.sampling.effort import ACCEPT_STEPS, Effort, TooAmbiguous, TooManySteps
+from erllama.sampling.gbnf import Ranges, Ref, Rules
 from erllama.sampling.token_bytes import Alphabet
 
 MAX_CONFIGURATIONS = 2_000
 MAX_EXPANSIONS = 20_000
 MAX_STATES = 4_096
+MAX_HELD = 1_000_000
 MAX_CELLS = 8_000_000
 _DEAD, _UNKNOWN = -1, -2
 _END = -1
-_ANY = -1  # bits of a character of which all that may come are taken
 _COMPLETE, _OPEN = 1, 2  # nothing is left to match; what is left is not known
 _EMPTY_STACK, _UNKNOWN_STACK = 0, 1
+_CHEAP = 256  # steps, which are not counted behind a single byte
+_ROW = 20  # steps that any row takes
+_FLAGS = 8  # steps that it takes to mark some classes in a row
+_CLASSES = 256  # that one step looks at
+_FEW = 4  # places, whose closures are remembered one by one
+_NO_WAY = (0, 0, -1, 0)  # a configuration that lacks what never comes
 _FRAMES = 4  # of a stack, that masks look at before they look at all of it
-_SHORTEST = (0, 0x80, 0x800, 0x10000)  # the first character that needs so many bytes more
 
 Configuration: TypeAlias = "tuple[int, int, int, int]"
 """Terminal's position, stack behind it, bytes that its character lacks, bits of it so far."""
 
+Place: TypeAlias = "tuple[int, int]"
+"""A position that nothing has come of, and the stack behind it."""
+
 Content: TypeAlias = "tuple[frozenset[Configuration], int]"
 """Of a state: its configurations, and how a text may end there (`_COMPLETE`, `_OPEN`)."""
 
+Reached: TypeAlias = "tuple[frozenset[Configuration], int, int]"
+"""What a state may have, and the steps that it takes to find it if nothing is remembered."""
+
 Bools: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
-
-
-class TooAmbiguous(Exception):
-    """The text can be read in too many ways to follow them all."""
 
 
 class Automaton:
@@ -56,6 +65,9 @@ class Automaton:
         rows: `rows[state, class]` is where a character of a class leads, once `know` was called;
             the column behind the last class leads nowhere.
         known: which rows those are.
+        costs: how many steps each of those takes.
+        touched: the states that `know` was called for; whoever reads that clears it as well.
+        effort: the steps that were taken.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -67,16 +79,21 @@ class Automaton:
         self._stacks: dict[tuple[int, int], int] = {}
         self._stack_parts: list[tuple[int, int]] = [(_END, 0), (_END, 0)]
         self._shallow_stacks: dict[int, int] = {}
-        self._expanded: dict[tuple[int, int], Content] = {}
+        self._expanded: dict[tuple[int, int], Reached] = {}
         self._numbers: dict[Content, int] = {}
         self._sets: list[Content] = []
         self._table = np.full((64, 256), _UNKNOWN, np.int32)
+        self._dear: dict[tuple[int, int], int] = {}
+        self._held = 0
         self._flags = np.zeros(64, np.uint8)
         self._alphabet: Alphabet | None = None
         self._inside: dict[Ranges, int] = {}
         self._continued: dict[Ranges, Bools] = {}
         self.rows = np.full((64, 1), _UNKNOWN, np.int32)
         self.known = np.zeros(64, np.bool_)
+        self.costs = np.zeros(64, np.int64)
+        self.touched = np.zeros(64, np.bool_)
+        self.effort = Effort()
         self._number(self._begin())
 
     def __len__(self) -> int:
@@ -86,7 +103,8 @@ class Automaton:
     @property
     def full(self) -> bool:
         """Whether it remembers so much that a new one should take its place."""
-        return len(self) > min(MAX_STATES, max(MAX_CELLS // self.rows.shape[1], 64))
+        most = min(MAX_STATES, max(MAX_CELLS // self.rows.shape[1], 64))
+        return len(self) > most or self._held > MAX_HELD
 
     def complete(self, state: int) -> bool:
         """Whether the text may end here."""
@@ -95,10 +113,23 @@ class Automaton:
     def step(self, state: int, byte: int) -> int:
         """The state behind `byte`; negative if it cannot come."""
         after = int(self._table[state, byte])
-        return self._find(state, byte) if after == _UNKNOWN else after
+        if after == _UNKNOWN:
+            return self._find(state, byte)
+        if self._dear:
+            self.effort.spend(self._dear.get((state, byte), 0))
+        return after
 
     def follow(self, state: int, piece: bytes) -> int:
-        """The state behind `piece`; negative if it cannot come."""
+        """The state behind `piece`; negative if it cannot come.
+
+        Raises:
+            TooAmbiguous
+        """
+        self.effort.allow(ACCEPT_STEPS)
+        return self.along(state, piece)
+
+    def along(self, state: int, piece: bytes) -> int:
+        """The same as a part of other work."""
         for byte in piece:
             state = self.step(state, byte)
             if state < 0:
@@ -124,9 +155,12 @@ class Automaton:
         self._continued.clear()
         self.rows = np.full((len(self._table), alphabet.size + 1), _DEAD, np.int32)
         self.known = np.zeros(len(self._table), np.bool_)
+        self.costs = np.zeros(len(self._table), np.int64)
+        self.touched = np.zeros(len(self._table), np.bool_)
 
     def know(self, states: Any) -> None:
         """Fill in the rows of these states."""
+        self.touched[states] = True
         unknown = states[~self.known[states]]
         for state in dict.fromkeys(unknown.tolist()):
             self._fill(state)
@@ -141,6 +175,7 @@ class Automaton:
 
     def begins(self, state: int, alphabet: Alphabet) -> Bools:
         """For each of the vocabulary's `spans` whether such a character may come next."""
+        self.effort.spend(len(self._sets[state][0]))
         found = np.zeros(len(alphabet.tokens.spans), np.bool_)
         for at in {at for at, _, lacks, _ in self._sets[state][0] if not lacks}:
             ranges = self._terminals[at] or ()
@@ -152,39 +187,42 @@ class Automaton:
 
     def _fill(self, state: int) -> None:
         row = np.full(self.rows.shape[1], _DEAD, np.int32)
-        for classes, places in self._parted(state):
-            number = self._reached(places)
-            if number >= 0:
+        parts, steps = self._parted(state)
+        for classes, places in parts:
+            found, ends, took = self._reached(places, self.effort.left - steps)
+            number = self._number((found, ends)) if found or ends else _DEAD
+            if classes.bit_count() == 1:
+                row[classes.bit_length() - 1] = number
+                steps += took
+            else:
                 row[:-1][self._alphabet_read().flags(classes)] = number
+                steps += took + _FLAGS + self.rows.shape[1] // _CLASSES
         self.rows[state] = row
         self.known[state] = True
+        self.costs[state] = steps
+        self.effort.use(steps)
 
-    def _parted(self, state: int) -> list[tuple[int, list[tuple[int, int]]]]:
-        """The classes, in groups that go to the same places, and these."""
-        parts: list[tuple[int, list[tuple[int, int]]]] = [(~0, [])]
+    def _parted(self, state: int) -> tuple[list[tuple[int, list[Place]]], int]:
+        """The classes, in groups that go to the same places, and these; and the steps taken."""
+        begun: dict[int, list[Place]] = {}
         for at, stack, lacks, _ in self._sets[state][0]:
             inside = 0 if lacks else self._classes(self._terminals[at] or ())
-            if not inside:
-                continue
+            if inside:
+                begun.setdefault(inside, []).append((at + 1, stack))
+        steps = _ROW + len(self._sets[state][0]) * (1 + self.rows.shape[1] // _CLASSES)
+        parts: list[tuple[int, list[Place]]] = [(~0, [])]
+        for inside, more in begun.items():
+            steps += len(parts)
+            if steps > self.effort.left:
+                raise TooManySteps
             new = []
             for classes, places in parts:
                 if classes & inside:
-                    new.append((classes & inside, [*places, (at + 1, stack)]))
+                    new.append((classes & inside, [*places, *more]))
                 if classes & ~inside:
                     new.append((classes & ~inside, places))
             parts = new
-        return [(classes, places) for classes, places in parts if places]
-
-    def _reached(self, places: Sequence[tuple[int, int]]) -> int:
-        found: set[Configuration] = set()
-        ends = 0
-        for at, stack in places:
-            more, done = self._expand(at, stack)
-            found |= more
-            ends |= done
-            if len(found) > MAX_CONFIGURATIONS:
-                raise TooAmbiguous
-        return self._number((frozenset(found), ends)) if found or ends else _DEAD
+        return [(classes, places) for classes, places in parts if places], steps
 
     def _classes(self, ranges: Ranges) -> int:
         known = self._inside.get(ranges)
@@ -201,6 +239,7 @@ class Automaton:
 
     def shallow(self, state: int) -> int:
         """The state with all but the top of its stacks unknown: masks of any depth share it."""
+        self.effort.spend(len(self._sets[state][0]))
         cut = {
             (at, self._shallow_stack(stack), lacks, bits)
             for at, stack, lacks, bits in self._sets[state][0]
@@ -224,16 +263,23 @@ class Automaton:
     # States
 
     def _find(self, state: int, byte: int) -> int:
-        found: set[Configuration] = set()
-        ends = 0
+        places: list[Place] = []
+        within: set[Configuration] = set()
         for configuration in self._sets[state][0]:
-            more, done = self._after(configuration, byte)
-            found |= more
-            ends |= done
-            if len(found) > MAX_CONFIGURATIONS:
-                raise TooAmbiguous
-        number = self._number((frozenset(found), ends)) if found or ends else _DEAD
+            at, stack, lacks, bits = self._after(configuration, byte)
+            if lacks > 0:
+                within.add((at, stack, lacks, bits))
+            elif not lacks:
+                places.append((at + 1, stack))
+        steps = len(self._sets[state][0])
+        found, ends, took = self._reached(places, self.effort.left - steps)
+        if within:
+            found |= within
+        number = self._number((found, ends)) if found or ends else _DEAD
         self._table[state, byte] = number
+        if steps + took > _CHEAP:
+            self._dear[state, byte] = steps + took
+            self.effort.spend(steps + took)
         return number
 
     def _number(self, content: Content) -> int:
@@ -247,48 +293,64 @@ class Automaton:
             self._flags = np.concatenate((self._flags, np.zeros_like(self._flags)))
             self.rows = np.concatenate((self.rows, np.full_like(self.rows, _DEAD)))
             self.known = np.concatenate((self.known, np.zeros_like(self.known)))
+            self.costs = np.concatenate((self.costs, np.zeros_like(self.costs)))
+            self.touched = np.concatenate((self.touched, np.zeros_like(self.touched)))
         self._numbers[content] = number
         self._sets.append(content)
         self._flags[number] = content[1]
+        self._held += len(content[0])
         return number
 
-    def _after(self, configuration: Configuration, byte: int) -> Content:
+    def _after(self, configuration: Configuration, byte: int) -> Configuration:
+        """How far a terminal is behind a byte: it lacks nothing where it is through, or never."""
         at, stack, lacks, bits = configuration
-        lacks, bits = _decoded(byte, lacks, bits)
+        lacks, bits = decoded(byte, lacks, bits)
         ranges = self._terminals[at]
         if lacks < 0 or ranges is None:
-            return frozenset(), 0
-        if bits != _ANY:
-            low = (bits << (6 * lacks)) or _SHORTEST[lacks]
+            return _NO_WAY
+        if bits != ANY:
+            low = (bits << (6 * lacks)) or SHORTEST[lacks]
             high = (bits << (6 * lacks)) | ((1 << (6 * lacks)) - 1)
-            if not _meets(ranges, low, high):
-                return frozenset(), 0
-            if _free(lacks, bits) and _covers(ranges, low, high):
-                bits = _ANY
-        if lacks:
-            return frozenset({(at, stack, lacks, bits)}), 0
-        return self._expand(at + 1, stack)
+            if not meets(ranges, low, high):
+                return _NO_WAY
+            if free(lacks, bits) and covers(ranges, low, high):
+                bits = ANY
+        return at, stack, lacks, bits
 
     # Stacks
 
     def _begin(self) -> Content:
-        found: set[Configuration] = set()
-        ends = 0
-        for start in self._starts[self.rules.root]:
-            more, done = self._expand(start, _EMPTY_STACK)
-            found |= more
-            ends |= done
-        return frozenset(found), ends
+        places = [(start, _EMPTY_STACK) for start in self._starts[self.rules.root]]
+        found, ends, _ = self._closure(places, self.effort.left)
+        return found, ends
 
-    def _expand(self, at: int, stack: int) -> Content:
-        """What can be matched first from position `at` on, and how a text may end there."""
-        known = self._expanded.get((at, stack))
-        if known is not None:
-            return known
+    def _reached(self, places: Sequence[Place], left: int) -> Reached:
+        """What can be matched first at one of these places.
+
+        Those of a few places are remembered. Of many, which mostly lead to the same, all is looked
+        for at once: a text of n readings takes n steps so, and not n times n.
+        """
+        if len(places) > _FEW:
+            return self._closure(places, left)
+        found: frozenset[Configuration] = frozenset()
+        ends, steps = 0, 0
+        for place in places:
+            known = self._expanded.get(place)
+            if known is None:
+                known = self._expanded[place] = self._closure([place], left)
+                self._held += len(known[0])
+            more, done, took = known
+            found = found | more if found else more
+            ends |= done
+            steps += took
+            _check(len(found), left - steps)
+        return found, ends, steps
+
+    def _closure(self, places: Sequence[Place], left: int) -> Reached:
+        """What can be matched first from these places on, and how a text may end there."""
         found: set[Configuration] = set()
         ends = 0
-        seen = {(at, stack)}
-        todo = [(at, stack)]
+        seen, todo = set(places), list(places)
         while todo:
             here, behind = todo.pop()
             if self._terminals[here] is not None:
@@ -301,12 +363,11 @@ class Automaton:
                 if one not in seen:
                     seen.add(one)
                     todo.append(one)
-            if len(seen) > MAX_EXPANSIONS:
-                raise TooAmbiguous
-        self._expanded[at, stack] = frozenset(found), ends
-        return self._expanded[at, stack]
+            _check(len(found), min(left, MAX_EXPANSIONS) - len(seen))
+        _check(len(found), left - len(seen))
+        return frozenset(found), ends, len(seen)
 
-    def _following(self, at: int, stack: int) -> list[tuple[int, int]]:
+    def _following(self, at: int, stack: int) -> list[Place]:
         """The places that position `at`, which matches nothing itself, leads to."""
         rule = self._refs[at]
         if rule == _END:
@@ -353,47 +414,8 @@ class Automaton:
             self._starts.append(starts)
 
 
-def _decoded(byte: int, lacks: int, bits: int) -> tuple[int, int]:
-    """The bytes that a UTF-8 character still lacks, and its bits so far; -1: it is none."""
-    if lacks == 0:
-        return _first_byte(byte)
-    if byte >> 6 != 2:
-        return -1, 0
-    if bits == _ANY:
-        return lacks - 1, bits
-    bits = bits << 6 | byte & 63
-    overlong = (lacks == 2 and bits < 0x20) or (lacks == 3 and bits < 0x10)
-    surrogate = lacks == 2 and 0x360 <= bits <= 0x37F
-    too_large = lacks == 3 and bits > 0x10F
-    return (-1, 0) if overlong or surrogate or too_large else (lacks - 1, bits)
-
-
-def _free(lacks: int, bits: int) -> bool:
-    """Whether any byte of a character may come next, for all that UTF-8 asks."""
-    return not ((lacks == 2 and bits in (0, 0xD)) or (lacks == 3 and bits in (0, 4)))
-
-
-def _first_byte(byte: int) -> tuple[int, int]:
-    if byte < 0x80:
-        return 0, byte
-    if 0xC2 <= byte < 0xE0:
-        return 1, byte & 31
-    if 0xE0 <= byte < 0xF0:
-        return 2, byte & 15
-    if 0xF0 <= byte < 0xF5:
-        return 3, byte & 7
-    return -1, 0
-
-
-def _meets(ranges: Ranges, low: int, high: int) -> bool:
-    """Whether a code point from `low` to `high` is in `ranges`."""
-    at = bisect.bisect_right(ranges, (high, high))
-    if at < len(ranges) and ranges[at][0] <= high:
-        return True
-    return at > 0 and ranges[at - 1][1] >= low
-
-
-def _covers(ranges: Ranges, low: int, high: int) -> bool:
-    """Whether all code points from `low` to `high` are in `ranges`."""
-    at = bisect.bisect_right(ranges, (low, LAST_CODE_POINT + 1)) - 1
-    return at >= 0 and ranges[at][1] >= high
+def _check(configurations: int, left: int) -> None:
+    if configurations > MAX_CONFIGURATIONS:
+        raise TooAmbiguous
+    if left < 0:
+        raise TooManySteps

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
+_NOTHING = r"[^\x00-\x{10FFFF}]"
 
 Range = tuple[int, int]
 """The first and the last code point."""
@@ -234,7 +235,9 @@ class CharacterSet:
         """A class of the Rust library."""
         ranges = _without(self.ranges, [_SURROGATES])
         if not ranges and not self.properties:
-            return r"(?s:.)" if self.negated else r"[^\x00-\x{10FFFF}]"
+            return r"(?s:.)" if self.negated else _NOTHING
+        if self.negated and not _without([(0, LAST)], sorted([*ranges, _SURROGATES])):
+            return _NOTHING
         if (
             len(ranges) == 1
             and ranges[0][0] == ranges[0][1]

@@ -1,7 +1,8 @@
 """GBNF, the grammar notation of llama.cpp (grammars/README.md there): from text to rules. Pure.
 
 Refused with their place, beside what is no GBNF: rules that are missing, defined twice or left
-recursive, nesting without end, and repetitions that would make a grammar of millions of rules.
+recursive or never end, nesting without end, characters that no text has, and repetitions that would
+make a grammar of millions of rules.
 llama.cpp's own parser ends the process on some of these. Terminals that name tokens (`<think>`,
 `<[1000]>`) are refused as well: what has no text cannot be part of a text.
 """
@@ -12,6 +13,8 @@ import dataclasses
 from typing import NoReturn, TypeAlias
 
 from erllama.errors import InvalidGrammar
+from erllama.sampling.effort import PAUSE_STEPS, Pause, paced
+from erllama.sampling.graph import cycles, endless_rules, made_of
 
 LAST_CODE_POINT = 0x10FFFF
 MAX_DEPTH = 100
@@ -33,6 +36,7 @@ Element: TypeAlias = "Ranges | Ref"
 Elements: TypeAlias = "tuple[Element, ...]"
 
 _FIRST = 1  # a NUL has to be named: no text should have one because a class has room for it
+_SURROGATES = (0xD800, 0xDFFF)  # halves of UTF-16 pairs, which UTF-8 does not have
 _ANY: Ranges = ((_FIRST, LAST_CODE_POINT),)
 _ESCAPES = {"t": 9, "r": 13, "n": 10, "\\": 92, '"': 34, "[": 91, "]": 93, "-": 45}
 _HEX = {"x": 2, "u": 4, "U": 8}
@@ -48,18 +52,20 @@ class Rules:
     root: int
 
 
-def parse_gbnf(text: str) -> Rules:
+def parse_gbnf(text: str, pause: Pause | None = None) -> Rules:
     """The rules of a grammar.
 
     Raises:
         InvalidGrammar: with the place and what is wrong there.
     """
-    return _Parser(text).parse()
+    return _Parser(text, pause).parse()
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, pause: Pause | None) -> None:
         self._text = text
+        self._pause = pause
+        self._next_pause = PAUSE_STEPS
         self._at = 0
         self._ids: dict[str, int] = {}
         self._used: dict[int, int] = {}
@@ -79,6 +85,7 @@ class _Parser:
                 name = next(name for name, known in self._ids.items() if known == rule)
                 self._fail(f"the rule `{name}` is not defined", place)
         self._refuse_left_recursion()
+        self._refuse_what_never_ends(root)
         return Rules(tuple(self._rules), root)
 
     # Rules
@@ -192,12 +199,15 @@ class _Parser:
             self._made(((*item, again), ()))
             return [*result, again]
         rest: list[Element] = []
-        for _ in range(most - least):
+        for _ in paced(range(most - least), self._pause):
             rest = [self._made(((*item, *rest), ()))]
         return result + rest
 
     def _count(self, n: int, place: int) -> None:
         self._elements += n
+        if self._pause is not None and self._elements >= self._next_pause:
+            self._next_pause = self._elements + PAUSE_STEPS
+            self._pause()
         if self._elements > MAX_ELEMENTS:
             self._fail(f"the grammar grows beyond {MAX_ELEMENTS:,} elements here", place)
 
@@ -208,8 +218,9 @@ class _Parser:
         self._at += 1
         found: list[Element] = []
         while self._here() != '"':
+            place = self._at
             code = self._character("the string", start)
-            found.append(((code, code),))
+            found.append(self._possible(((code, code),), place))
         self._at += 1
         return found
 
@@ -232,7 +243,12 @@ class _Parser:
         if not found:
             self._fail("the character class is empty", start)
         ranges = _merged(found)
-        return _inverse(ranges) if inverse else ranges
+        return self._possible(_inverse(ranges) if inverse else ranges, start)
+
+    def _possible(self, ranges: Ranges, place: int) -> Ranges:
+        if all(_SURROGATES[0] <= low and high <= _SURROGATES[1] for low, high in ranges):
+            self._fail("no character can match this; leave it out", place)
+        return ranges
 
     def _character(self, inside: str, start: int) -> int:
         char = self._here()
@@ -306,15 +322,27 @@ class _Parser:
     def _fail(self, reason: str, at: int | None = None) -> NoReturn:
         raise InvalidGrammar(reason, text=self._text, at=self._at if at is None else at)
 
-    # Left recursion
+    # Rules that no text can be made of
+
+    def _refuse_what_never_ends(self, root: int) -> None:
+        """Refuse rules that may be come to and always come to themselves again."""
+        refs = [[_refs(one) for one in rule] for rule in paced(self._rules, self._pause)]
+        endless = endless_rules(refs, root, self._pause)
+        for name, rule in self._ids.items():
+            if rule in endless:
+                self._fail(
+                    f"the rule `{name}` never ends, as each way through it leads to it again; add "
+                    "an alternative that does not",
+                    self._defined[rule],
+                )
 
     def _refuse_left_recursion(self) -> None:
         """Refuse rules that come back to themselves with nothing matched and something left to do.
 
         One that comes back at its very end, such as (x?)*, only repeats what it did before.
         """
-        steps = _first_steps(self._rules)
-        group = _cycles([[step.rule for step in rule] for rule in steps])
+        steps = _first_steps(self._rules, self._pause)
+        group = cycles([[step.rule for step in rule] for rule in steps], self._pause)
         names = {rule: name for name, rule in self._ids.items()}
         bad = {
             rule
@@ -342,10 +370,10 @@ class _Step:
     last: bool
 
 
-def _first_steps(rules: list[tuple[Elements, ...]]) -> list[list[_Step]]:
-    empty = _maybe_empty(rules)
+def _first_steps(rules: list[tuple[Elements, ...]], pause: Pause | None) -> list[list[_Step]]:
+    empty = _maybe_empty(rules, pause)
     found: list[list[_Step]] = []
-    for alternatives in rules:
+    for alternatives in paced(rules, pause):
         steps = []
         for sequence in alternatives:
             for at, element in enumerate(sequence):
@@ -358,63 +386,18 @@ def _first_steps(rules: list[tuple[Elements, ...]]) -> list[list[_Step]]:
     return found
 
 
-def _maybe_empty(rules: list[tuple[Elements, ...]]) -> list[bool]:
+def _maybe_empty(rules: list[tuple[Elements, ...]], pause: Pause | None) -> list[bool]:
     """For each rule, whether it may match nothing."""
-    users: dict[int, list[list[int]]] = {}
-    empty = [False] * len(rules)
-    news = []
-    for rule, alternatives in enumerate(rules):
-        for sequence in alternatives:
-            refs = [element.rule for element in sequence if isinstance(element, Ref)]
-            if len(refs) < len(sequence):
-                continue
-            waiting = [rule, len(refs)]
-            for ref in refs:
-                users.setdefault(ref, []).append(waiting)
-            if not refs:
-                news.append(rule)
-    while news:
-        rule = news.pop()
-        if empty[rule]:
-            continue
-        empty[rule] = True
-        for waiting in users.get(rule, ()):
-            waiting[1] -= 1
-            if not waiting[1]:
-                news.append(waiting[0])
-    return empty
+    refs = [[_refs(one) for one in rule if _only_refs(one)] for rule in paced(rules, pause)]
+    return made_of(refs, pause)
 
 
-def _cycles(edges: list[list[int]]) -> list[int]:
-    """For each node the number of its strongly connected component (Kosaraju and Sharir 1981)."""
-    back: list[list[int]] = [[] for _ in edges]
-    for node, targets in enumerate(edges):
-        for target in targets:
-            back[target].append(node)
-    component = [-1] * len(edges)
-    for number, start in enumerate(reversed(_postorder(edges))):
-        todo = [start]
-        while todo:
-            node = todo.pop()
-            if component[node] < 0:
-                component[node] = number
-                todo += back[node]
-    return component
+def _refs(sequence: Elements) -> list[int]:
+    return [element.rule for element in sequence if isinstance(element, Ref)]
 
 
-def _postorder(edges: list[list[int]]) -> list[int]:
-    order, seen = [], [False] * len(edges)
-    for start in range(len(edges)):
-        todo = [(start, False)]
-        while todo:
-            node, done = todo.pop()
-            if done:
-                order.append(node)
-            elif not seen[node]:
-                seen[node] = True
-                todo.append((node, True))
-                todo += [(target, False) for target in edges[node] if not seen[target]]
-    return order
+def _only_refs(sequence: Elements) -> bool:
+    return all(isinstance(element, Ref) for element in sequence)
 
 
 def _merged(ranges: list[tuple[int, int]]) -> Ranges:

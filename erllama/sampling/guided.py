@@ -21,7 +21,9 @@ from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.expressions import HEADER, lark, limits, place, said
 from erllama.sampling.plan import Grammar
 from erllama.sampling.running import Floats
+from erllama.sampling.schema_endings import check_endings
 from erllama.sampling.schema_source import schema_source
+from erllama.sampling.schema_text import parsed_schema
 from erllama.sampling.token_bytes import TokenBytes
 
 T = TypeVar("T")
@@ -33,10 +35,14 @@ _starting = threading.Lock()
 
 
 class Guide:
-    """Compiles structures for one vocabulary. May be used from any thread."""
+    """Compiles structures for one vocabulary. May be used from any thread.
+
+    Attributes:
+        size: how many tokens the vocabulary has.
+    """
 
     def __init__(self, tokens: TokenBytes) -> None:
-        self._size = tokens.size
+        self.size = tokens.size
         self._tokenizer = llguidance.LLTokenizer(_Vocabulary(tokens))
 
     def compiled(self, stage: Grammar) -> Any:
@@ -57,10 +63,10 @@ class Guide:
 
     def constraint(self, stage: Grammar, compiled: Any, ending: Sequence[int]) -> GuidedConstraint:
         """A follower of what was compiled, at its beginning."""
-        return GuidedConstraint(stage.kind, compiled.deep_copy(), self._size, ending)
+        return GuidedConstraint(stage.kind, compiled.deep_copy(), self.size, ending)
 
     def _check_beginning(self, stage: Grammar, matcher: Any) -> None:
-        bits = llguidance.numpy.allocate_token_bitmask(1, self._size + 1)
+        bits = llguidance.numpy.allocate_token_bitmask(1, self.size + 1)
         llguidance.numpy.fill_next_token_bitmask(matcher, bits)
         if matcher.is_error():
             raise _invalid(stage, matcher.get_error())
@@ -136,7 +142,9 @@ def check_guided(stage: Grammar) -> None:
 
 def _source(stage: Grammar) -> str:
     if stage.kind == "json_schema":
-        return schema_source(stage.text, stage.whitespace)
+        source = schema_source(stage.text, stage.whitespace)
+        check_endings(parsed_schema(stage.text))
+        return source
     return f"{HEADER}/{_lark(stage)}/\n"
 
 

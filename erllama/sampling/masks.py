@@ -18,7 +18,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from erllama.sampling.automaton import Automaton, Bools, TooAmbiguous
+from erllama.sampling.automaton import Automaton, Bools
+from erllama.sampling.effort import (
+    BEGIN_STEPS,
+    MASK_STEPS,
+    Pause,
+    TooAmbiguous,
+    TooManySteps,
+)
 from erllama.sampling.token_bytes import LONGEST, RARE, Alphabet, TokenBytes
 
 T = TypeVar("T")
@@ -26,6 +33,7 @@ T = TypeVar("T")
 _MASKS = 256  # that are remembered, as bits
 _READY = 32  # that are made before the first text
 _LENGTH = 16  # of a run; tokens of more characters are followed
+_RUN_STEPS = 8_000  # behind which one looks no further
 _STATES = 48  # that are looked at for what may go on in any order
 _MANY = 2_000  # tokens, fewer of which are followed in less time than that takes
 _FOR_EVER = LONGEST - 1
@@ -57,8 +65,8 @@ class Masks:
         self._alphabet = alphabet or Alphabet(automaton.rules, tokens)
         automaton.read(self._alphabet)
         self._masks: OrderedDict[int, Any] = OrderedDict()
-        self._walks: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
-        self._runs: dict[int, _Run] = {}
+        self._walks: OrderedDict[int, tuple[tuple[Any, Any], int]] = OrderedDict()
+        self._runs: dict[int, tuple[_Run, int]] = {}
         self._ways: dict[int, dict[int, int]] = {}
         self._weights: dict[int, int] = {}
 
@@ -70,18 +78,29 @@ class Masks:
         """The same with nothing remembered; number 1 is this `state`."""
         return Masks(self.automaton.moved(state), self.tokens, self._alphabet)
 
-    def begin(self) -> None:
-        """Have the masks of places near the beginning ready."""
-        todo, seen = [0], {0}
-        with contextlib.suppress(TooAmbiguous):  # whoever comes there is told
-            while todo and len(self._walks) < _READY:
-                state = todo.pop(0)
-                self.mask(state)
-                self.automaton.know(np.array([state]))
-                row = self.automaton.rows[state]
-                new = dict.fromkeys(row[row >= 0].tolist())
-                todo += [one for one in new if one not in seen]
-                seen.update(new)
+    def begin(self, pause: Pause | None = None) -> None:
+        """Have the masks of places near the beginning ready.
+
+        Raises:
+            TooAmbiguous: the very first one takes too many steps.
+        """
+        effort = self.automaton.effort
+        most = effort.used + BEGIN_STEPS
+        effort.pause(pause)
+        try:
+            self.mask(0)
+            todo, seen = [0], {0}
+            with contextlib.suppress(TooAmbiguous):  # whoever comes there is told
+                while todo and len(self._walks) < _READY and effort.used < most:
+                    state = todo.pop(0)
+                    self.mask(state)
+                    self.automaton.know(np.array([state]))
+                    row = self.automaton.rows[state]
+                    new = dict.fromkeys(row[row >= 0].tolist())
+                    todo += [one for one in new if one not in seen]
+                    seen.update(new)
+        finally:
+            effort.pause(None)
 
     def mask(self, state: int) -> Bools:
         """For each token whether it may come next.
@@ -93,22 +112,45 @@ class Masks:
         return np.unpackbits(packed, count=self.tokens.size).view(np.bool_)
 
     def _mask(self, state: int) -> Any:
+        self.automaton.effort.allow(MASK_STEPS)
+        packed, steps = self._counted(lambda: self._packed(state))
+        if steps > MASK_STEPS:
+            raise TooManySteps
+        return packed
+
+    def _packed(self, state: int) -> Any:
         """By the top of the stacks, which states of many depths share, as far as that tells."""
         if self.automaton.within(state):
             return np.packbits(self._within(state))
         shallow = self.automaton.shallow(state)
-        packed, unsure = _remembered(self._walks, shallow, lambda: self._whole(shallow))
+        make = functools.partial(self._counted, lambda: self._whole(shallow))
+        (packed, unsure), steps = _remembered(self._walks, shallow, make)
+        self.automaton.effort.counted += steps
         if not len(unsure):
             return packed
         allowed = np.unpackbits(packed, count=self.tokens.size).view(np.bool_)
         self._walk(state, unsure, allowed)
         return np.packbits(allowed)
 
+    def _counted(self, work: Callable[[], T]) -> tuple[T, int]:
+        """Do it, and tell how many steps it takes if nothing is remembered."""
+        automaton, effort = self.automaton, self.automaton.effort
+        around, counted = automaton.touched, effort.counted
+        automaton.touched, effort.counted = np.zeros_like(around), 0
+        try:
+            done = work()
+            steps = effort.counted + int(automaton.costs[automaton.touched].sum())
+        finally:
+            automaton.touched[:] = False
+            automaton.touched[: len(around)] = around
+            effort.counted = counted
+        return done, steps
+
     def _within(self, state: int) -> Bools:
         """Behind the beginning of a character, of which few tokens are the rest."""
         allowed = np.zeros(self.tokens.size, np.bool_)
         if self.tokens.heads:
-            behind = [self.automaton.follow(state, head) for head in self.tokens.heads]
+            behind = [self.automaton.along(state, head) for head in self.tokens.heads]
             states = np.array(behind, np.int32)[self.tokens.head]
             alive = states >= 0
             self._walk(states[alive], self.tokens.inner[alive], allowed)
@@ -183,15 +225,16 @@ class Masks:
     def _run(self, state: int) -> _Run:
         known = self._runs.get(state)
         if known is None:
-            known = self._runs[state] = self._run_from(state)
-        return known
+            known = self._runs[state] = self._counted(lambda: self._run_from(state))
+        self.automaton.effort.counted += known[1]
+        return known[0]
 
     def _run_from(self, start: int) -> _Run:
         run, seen, front = _NO_RUN, {start}, [start]
         try:
             run = _Run(self._alive(start), 1)
             returned = False
-            while run.classes and len(seen) < _STATES and run.length < _LENGTH:
+            while run.classes and self._worth(len(seen)) and run.length < _LENGTH:
                 classes, new = self._narrowed(run.classes, front)
                 if new is None:
                     return run if returned else self._ended(run, front, seen)
@@ -201,9 +244,16 @@ class Masks:
                 returned |= len(front) < len(new)
                 seen.update(front)
                 run = _Run(classes, run.length + 1)
+        except TooManySteps:
+            raise
         except TooAmbiguous:
             pass  # as far as it went
         return run
+
+    def _worth(self, seen: int) -> bool:
+        """Whether to look on, behind so many states."""
+        automaton = self.automaton
+        return seen < _STATES and automaton.costs[automaton.touched].sum() < _RUN_STEPS
 
     def _ended(self, run: _Run, front: list[int], seen: set[int]) -> _Run:
         """A run, of which it is known whether none of its classes may come behind it."""
@@ -236,6 +286,7 @@ class Masks:
         return leads
 
     def _behind(self, state: int) -> dict[int, int]:
+        self.automaton.touched[state] = True
         known = self._ways.get(state)
         if known is None:
             self.automaton.know(np.array([state]))

@@ -9,9 +9,10 @@ from erllama import InvalidGrammar, RequestError
 from erllama.backend.llama import words as module
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.backend.llama.words import Words
-from erllama.sampling import Grammar, SamplingParams, plan_sampler
+from erllama.sampling import Grammar, SamplingParams, constraint, plan_sampler
 from erllama.sampling.automaton import Automaton
 from erllama.sampling.constraint import compile_grammar
+from erllama.sampling.effort import Pause
 from erllama.sampling.masks import Masks
 
 
@@ -24,11 +25,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The grammars that are compiled."""
     texts: list[str] = []
 
-    def counted(text: str) -> Automaton:
+    def counted(text: str, pause: Pause | None = None) -> Automaton:
         texts.append(text)
-        return compile_grammar(text)
+        return compile_grammar(text, pause)
 
-    monkeypatch.setattr(module, "compile_grammar", counted)
+    for where in (module, constraint):
+        monkeypatch.setattr(where, "compile_grammar", counted)
     return texts
 
 

@@ -186,8 +186,8 @@ class SpyEngine:
         self._engine.restore(seq, frame)
         self._spy.record(self._name).restored.append(self._engine._held[seq])
 
-    def prepare(self, sampler: SamplerPlan) -> None:
-        self._engine.prepare(sampler)
+    def prepare(self, sampler: SamplerPlan, pause: Callable[[], object] | None = None) -> None:
+        self._engine.prepare(sampler, pause)
 
     def check_adapter(self, path: str) -> None:
         self._engine.check_adapter(path)

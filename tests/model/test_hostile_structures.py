@@ -14,6 +14,7 @@ import pytest
 from erllama import DecodeFailed, InvalidGrammar, Model, RequestError, Runtime
 from erllama.backend.llama.words import Words
 from erllama.sampling import SamplerPlan
+from erllama.sampling.effort import Pause
 from tests.model.staging import PATIENCE_S
 
 
@@ -44,6 +45,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a huge enum": {"json_schema": {"enum": list(range(200_000))}},
     "long numbers": {"json_schema": {"enum": [2**999 - n for n in range(2_000)]}},
     "no base": {"json_schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}},
+    "no end": {"json_schema": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}},
+    "a rule that never ends": {"grammar": 'root ::= "a" | b\nb ::= "x" b'},
+    "readings by the thousand": {"grammar": "root ::= (" + ".? " * 10 + '){0,140} "z"'},
     "a remote reference": {"json_schema": {"$ref": "http://127.0.0.1:1/schema.json"}},
     "alternatives that multiply": {
         "json_schema": {"allOf": [{"anyOf": [{"enum": [n, n + 1]}] * 20} for n in range(40)]}
@@ -61,6 +65,8 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 WORKING: dict[str, dict[str, Any]] = {
+    "the least integer": {"json_schema": {"const": -(2**63)}},
+    "an integer below all": {"json_schema": {"type": "integer", "enum": [-1e19]}},
     "a chain of 5,000 rules": {
         "grammar": "root ::= r0\n"
         + "\n".join(f'r{n} ::= r{n + 1} "x"' for n in range(5_000))
@@ -72,7 +78,6 @@ WORKING: dict[str, dict[str, Any]] = {
     "long arrays of long arrays": {
         "json_schema": {"items": {"minItems": 99_999, "type": "array"}, "minItems": 99_999}
     },
-    "no end": {"json_schema": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}},
     "a million repetitions": {"regex": "((a{1,100}){1,100}){1,100}"},
     "catastrophic backtracking": {"regex": "(x+x+)+y"},
     "exponentially many states": {"regex": ".*a.{500}"},
@@ -120,9 +125,9 @@ async def test_structures_are_compiled_beside_the_event_loop(
     threads: set[str] = set()
     prepare = Words.prepare
 
-    def watched(words: Words, plan: SamplerPlan) -> None:
+    def watched(words: Words, plan: SamplerPlan, pause: Pause | None = None) -> None:
         threads.add(threading.current_thread().name)
-        prepare(words, plan)
+        prepare(words, plan, pause)
 
     monkeypatch.setattr(Words, "prepare", watched)
     rules: list[dict[str, Any]] = [{"regex": "a+"}, {"json_schema": {}}, {"grammar": "root ::= ."}]

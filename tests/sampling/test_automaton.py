@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from erllama import InvalidGrammar
 from erllama.sampling import automaton as module
 from erllama.sampling import masks as masks_module
-from erllama.sampling.automaton import Automaton, TooAmbiguous
+from erllama.sampling.automaton import Automaton
 from erllama.sampling.chain import NothingToDraw
 from erllama.sampling.constraint import GrammarConstraint, compile_grammar
+from erllama.sampling.effort import TooAmbiguous
 from erllama.sampling.gbnf import parse_gbnf
 from erllama.sampling.masks import Follower, Masks
 from erllama.sampling.token_bytes import TokenBytes

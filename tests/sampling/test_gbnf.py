@@ -168,3 +168,47 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except InvalidGrammar as error:
         assert error.line >= 1  # noqa: PT017
         assert error.column >= 1  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("grammar", "rule", "line", "column"),
+    [
+        ("root ::= root", "root", 1, 1),
+        ("root ::= (root)", "root", 1, 1),
+        ('root ::= "a" root', "root", 1, 1),
+        ('root ::= ("a" root)+ | [b] root', "root", 1, 1),
+        ('root ::= "a" | b\nb ::= "x" b', "b", 2, 1),
+        ('root ::= "a" b?\nb ::= "x" c\n c ::= "y" b', "b", 2, 1),
+        ('root ::= a\na ::= "(" b ")"\nb ::= [0-9] b | b', "b", 3, 1),
+    ],
+)
+def test_a_rule_that_never_ends_is_refused(grammar: str, rule: str, line: int, column: int) -> None:
+    with pytest.raises(InvalidGrammar, match=f"the rule `{rule}` never ends") as refused:
+        parse_gbnf(grammar)
+    assert (refused.value.line, refused.value.column) == (line, column)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "a" root | ""',
+        "root ::= [a]\nb ::= b",  # nothing leads there
+        'root ::= ("a" root?)+',
+        'root ::= a\na ::= "x" b | "y"\nb ::= "z" a',
+    ],
+)
+def test_a_rule_that_may_end_is_one(grammar: str) -> None:
+    parse_gbnf(grammar)
+
+
+@pytest.mark.parametrize("nothing", ["[^\\x01-\\U0010FFFF]", "[\\uD800-\\uDFFF]", '"\\uDABC"'])
+def test_what_no_character_can_match_is_refused(nothing: str) -> None:
+    with pytest.raises(InvalidGrammar, match="no character can match this"):
+        parse_gbnf(f'root ::= "a" | {nothing}')
+
+
+def test_long_chains_of_rules_are_looked_through_without_recursion() -> None:
+    chain = "\n".join(f'r{n} ::= "x" r{n + 1}' for n in range(8_000))
+    parse_gbnf(f'root ::= r0\n{chain}\nr8000 ::= "a"')
+    with pytest.raises(InvalidGrammar, match="the rule `r0` never ends"):
+        parse_gbnf(f"root ::= r0\n{chain}\nr8000 ::= r0")

@@ -252,8 +252,3 @@ def test_many_patterns_of_different_values_are_not() -> None:
             }
         )
     )
-
-
-def test_a_definition_without_an_end_may_be_written_on_and_on() -> None:
-    endless = {"type": "array", "items": {"$ref": "#"}, "minItems": 1}
-    check_structure(Grammar(json.dumps(endless), "json_schema"))

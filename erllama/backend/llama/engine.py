@@ -59,6 +59,7 @@ from erllama.backend.llama.words import Words
 from erllama.backend.plan_check import check_plan, sequences
 from erllama.errors import DecodeFailed, NotSupported
 from erllama.sampling import SamplerPlan
+from erllama.sampling.effort import Pause
 
 _NO_CONTEXT = "the engine has no context; rebuild it"
 _STATUS: dict[int, StepStatus] = {0: "done", 1: "no_slot", 2: "aborted"}  # llama_decode, llama.h
@@ -224,9 +225,9 @@ class LlamaEngine:
                 text, add_special=add_special, parse_special=parse_special
             )
 
-    def prepare(self, sampler: SamplerPlan) -> None:
+    def prepare(self, sampler: SamplerPlan, pause: Pause | None = None) -> None:
         with self._readers:
-            self._words.prepare(sampler)
+            self._words.prepare(sampler, pause)
 
     def check_adapter(self, path: str) -> None:
         if not self.capabilities.adapters:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from erllama.backend.llama.vocabulary import Vocabulary
 from erllama.sampling import Dry, Grammar, IgnoreEnd, SamplerPlan, check_biases
 from erllama.sampling.chain import Constraint
-from erllama.sampling.constraint import GrammarConstraint, compile_grammar
+from erllama.sampling.constraint import GrammarConstraint, begun_masks, compile_grammar
+from erllama.sampling.effort import Pause
 from erllama.sampling.history import Breakers
 from erllama.sampling.masks import Masks
 from erllama.sampling.spelling import merged, spelling
@@ -51,7 +52,7 @@ class Words:
     def size(self) -> int:
         return self._vocabulary.size
 
-    def prepare(self, plan: SamplerPlan) -> None:
+    def prepare(self, plan: SamplerPlan, pause: Pause | None = None) -> None:
         """Check a plan against the vocabulary, and have ready what its chain will ask for.
 
         Raises:
@@ -65,7 +66,7 @@ class Words:
                 case Dry():
                     self.breakers(stage.breakers)
                 case Grammar(kind="grammar"):
-                    self._begun(stage)
+                    self._begun(stage, pause)
                 case Grammar():
                     self._guided(stage)
 
@@ -95,16 +96,14 @@ class Words:
             return guide.constraint(stage, compiled, self.ending())
         return GrammarConstraint(self._followed(stage), self.ending())
 
-    def _begun(self, stage: Grammar) -> None:
+    def _begun(self, stage: Grammar, pause: Pause | None) -> None:
         """Have the first masks of a grammar that is new; nobody else has it yet."""
         with self._lock:
             known = stage in self._masks
         if known:
             self._followed(stage)
             return
-        masks = Masks(compile_grammar(stage.text), self.tokens())
-        masks.begin()
-        self._remember(self._masks, stage, masks)
+        self._remember(self._masks, stage, begun_masks(stage.text, self.tokens(), pause))
 
     def _followed(self, stage: Grammar) -> Masks:
         """What follows a grammar; made without the lock."""
