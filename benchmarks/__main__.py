@@ -23,6 +23,7 @@ NAMES = (
     "load_company",
     "cache_speed",
     "sampling",
+    "grammar_company",
     "many_streams",
     "shared_prefix",
     "stall",

@@ -19,7 +19,7 @@ from erllama.sampling.hazard import needs_trial
 
 T = TypeVar("T")
 
-_PAUSE_S = 1e-4
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 1e-4, 2e-3
 
 
 class Ended(Exception):
@@ -48,10 +48,16 @@ class Compilers:
             InvalidGrammar: `stage` does not survive its trial.
         """
 
+        latest = time.perf_counter()
+
         def pause() -> None:
+            """Lets others have the interpreter lock, and the processor, half of the time."""
+            nonlocal latest
             if ended() or self._closed:
                 raise Ended
-            time.sleep(_PAUSE_S)  # lets whoever waits have the interpreter lock
+            worked = time.perf_counter() - latest
+            time.sleep(min(max(worked, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+            latest = time.perf_counter()
 
         def tried() -> T:
             pause()

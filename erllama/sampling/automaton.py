@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from erllama.sampling.characters import ANY, SHORTEST, covers, decoded, free, meets
-from erllama.sampling.effort import ACCEPT_STEPS, Effort, TooAmbiguous, TooManySteps
+from erllama.sampling.effort import ACCEPT_STEPS, PAUSE_STEPS, Effort, TooAmbiguous, TooManySteps
 from erllama.sampling.gbnf import Ranges, Ref, Rules
 from erllama.sampling.token_bytes import Alphabet
 
@@ -351,8 +351,12 @@ class Automaton:
         found: set[Configuration] = set()
         ends = 0
         seen, todo = set(places), list(places)
+        next_rest = PAUSE_STEPS
         while todo:
             here, behind = todo.pop()
+            if len(seen) > next_rest:
+                next_rest += PAUSE_STEPS
+                self.effort.rest()
             if self._terminals[here] is not None:
                 found.add((here, behind, 0, 0))
                 continue

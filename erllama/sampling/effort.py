@@ -85,9 +85,8 @@ class Effort:
         self.used += steps
         if self.left < 0:
             raise TooManySteps
-        if self._pause is not None and self.used >= self._next_pause:
-            self._next_pause = self.used + PAUSE_STEPS
-            self._pause()
+        if self.used >= self._next_pause:
+            self.rest()
 
     def spend(self, steps: int) -> None:
         """Count steps, and use them up.
@@ -97,6 +96,12 @@ class Effort:
         """
         self.counted += steps
         self.use(steps)
+
+    def rest(self) -> None:
+        """Pause, also before the steps of some work are known."""
+        self._next_pause = self.used + PAUSE_STEPS
+        if self._pause is not None:
+            self._pause()
 
     def pause(self, pause: Pause | None) -> None:
         """Have it called while steps are used up."""

@@ -1,9 +1,9 @@
 """Which schemas and expressions the native compiler was not seen to survive. Pure.
 
-What is within these bounds is compiled at once. They lie far within those of hundreds of thousands
-of random schemas and expressions (`tests/sampling/hostile.py`), of which the only ones that ended
-the process had integers near the least of 64 bits; and beyond what is usual, as what lies outside
-is compiled twice.
+What is within these bounds is compiled at once. They lie within those of tens of thousands of
+random schemas and expressions (`tests/sampling/hostile.py`), of which the only ones that ended the
+process had integers near the least of 64 bits, or below; and beyond what is usual, as what lies
+outside is compiled twice.
 """
 
 from __future__ import annotations

@@ -75,6 +75,10 @@ FIGURES = {
             for what in ("mean", "worst", "again", "preparing")
         ),
     ],
+    "grammar_company": [
+        "tiny: longest gap, beside refused grammars/alone",
+        "tiny: longest gap, beside followed grammars/alone",
+    ],
     "many_streams": [
         f"tiny: {count} streams, erllama/{loop} loop"
         for count in (1, 4, 8)
