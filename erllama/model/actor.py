@@ -566,8 +566,7 @@ class ModelActor(StateMachine):
                 self._next_turns.append(job)
                 return
             self._sessions.claim(session_id)
-            job.in_session = True
-            job.parent_key = job.parent_key or self._sessions.key(session_id)
+            job.join_session(self._sessions.key(session_id))
         job.scope = Scope(job.request.cache_salt, self._adapters.in_force)
         self._orders += 1
         job.order = self._orders

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erllama.errors import NotSupported
-from erllama.model.chat_memory import ChatMemory, Known, joined, latest_key
+from erllama.model.chat_memory import ChatMemory, Known, finish_keys, joined
 from erllama.model.job import Job
 from erllama.model.request import Request, check_fits
 from erllama.text import render_chat
@@ -32,12 +32,12 @@ class ChatPrompt:
     Attributes:
         text: as the template wrote it.
         tokens: its ids.
-        parent_key: names the state of the earlier turns, if they are known.
+        keys: name the states of the earlier turns that are known, the latest first.
     """
 
     text: str
     tokens: array.array[int]
-    parent_key: str | None
+    keys: Sequence[str] = ()
 
 
 async def render(
@@ -136,10 +136,10 @@ async def chat_prompt(
         ids = await tokenize_behind(text[len(known.text) :], tokenize, detokenize)
         if ids is not None:
             _check_fits(info, len(known.tokens) + len(ids))
-            return ChatPrompt(text, joined(known, ids), latest_key(begins))
+            return ChatPrompt(text, joined(known, ids), finish_keys(begins))
     ids = await tokenize(text, True)
     _check_fits(info, len(ids))
-    return ChatPrompt(text, array.array("i", ids), None)
+    return ChatPrompt(text, array.array("i", ids))
 
 
 def _check_fits(info: ModelInfo, n_tokens: int) -> None:

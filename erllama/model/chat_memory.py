@@ -85,13 +85,14 @@ def joined(known: Known, rest: Sequence[int]) -> array.array[int]:
     return known.tokens + array.array("i", rest)
 
 
-def latest_key(begins: Sequence[Known]) -> str | None:
-    """Names the state of the longest chat of those that go on with the tokens of the first.
+def finish_keys(begins: Sequence[Known]) -> list[str]:
+    """Name the states of the chats that go on with the tokens of the first, the longest first.
 
     The first may have been cut within its reply, or may have left no state; then an earlier turn
     of it has.
     """
-    for known in begins:
-        if known.finish_key is not None and known.tokens == begins[0].tokens[: len(known.tokens)]:
-            return known.finish_key
-    return None
+    return [
+        known.finish_key
+        for known in begins
+        if known.finish_key is not None and known.tokens == begins[0].tokens[: len(known.tokens)]
+    ]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from erllama.backend.base import Engine, Frame, SavedState, StepOutcome
 from erllama.cache.lineage import Lineage
+from erllama.cache.query import Hit
 from erllama.clock import Clock
 from erllama.config import ContextConfig
 from erllama.errors import DecodeFailed, ErllamaError
@@ -336,7 +337,7 @@ class Floor:
                 job.cut = cut
         hit = self._work.find(job, bare=job.cut is not None and job.cut.bare)
         start = NOTHING if live is None else self._left_in_place(job, live)
-        if start.tokens and start.tokens >= (0 if hit is None else hit.tokens):
+        if start.tokens and _reaches_as_far(start, hit):
             self._generate(job, start)
         elif not self._work.restore(job, hit, self._gauges.pace.prefill_rate):
             self._generate(job, NOTHING)
@@ -830,6 +831,16 @@ class Floor:
 
     def _holds(self, job: Job) -> bool:
         return job.entry is not None and self._jobs.get(job.entry.seq) is job
+
+
+def _reaches_as_far(start: Restored, hit: Hit | None) -> bool:
+    """Whether what is in place serves as well as the rows that were found.
+
+    Nothing but the rows of the reply that a request names go on as its stream did.
+    """
+    if hit is None or (start.resumed and not hit.resumed):
+        return True
+    return start.tokens >= hit.tokens and start.resumed >= hit.resumed
 
 
 def _had_turn(job: Job) -> bool:

@@ -534,9 +534,7 @@ class Model:
             tokenize=self._ids,
             detokenize=self.detokenize,
         )
-        job.continue_chat(
-            prompt.tokens, text=prompt.text, parent_key=prompt.parent_key, tools=has_tools(tools)
-        )
+        job.continue_chat(prompt.tokens, text=prompt.text, keys=prompt.keys, tools=has_tools(tools))
         submission = await self._submit(job)
         submission.reply.add_done_callback(lambda reply: remember(memory, prompt, job, reply))
         return submission

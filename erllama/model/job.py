@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -78,6 +78,7 @@ class Job:
         cut: the reply in which it goes on, if it does.
         parent_key: of the reply that it names to go on behind: its request, or its session.
         warnings: what of its schema limits nothing though it may have been meant to.
+        chat_keys: of the remembered chats that it goes on, the longest first.
     """
 
     def __init__(
@@ -132,18 +133,35 @@ class Job:
         self.cut: Cut | None = None
         self.parent_key = request.parent_key
         self.warnings: tuple[str, ...] = ()
+        self.chat_keys: Sequence[str] = ()
 
     def continue_chat(
-        self, tokens: array.array[int], *, text: str, parent_key: str | None, tools: bool
+        self, tokens: array.array[int], *, text: str, keys: Sequence[str], tools: bool
     ) -> None:
-        """Its prompt is a chat; `parent_key` is used unless the request says where to resume."""
+        """Its prompt is a chat.
+
+        Args:
+            keys: of the remembered chats that it goes on, the longest first: that is where it
+                resumes, unless the request or its session says otherwise.
+        """
         self.prompt = self.tokens = tokens
         self.ending_text = text[-_NEAR:]
         request = self.request
         self.calls_bare = tools and request.sampling.structure is None
-        if parent_key is not None and request.parent_key is None and request.session_id is None:
-            self.request = msgspec.structs.replace(request, parent_key=parent_key)
-            self.parent_key = parent_key
+        if request.parent_key is None and request.session_id is None and keys:
+            self.request = msgspec.structs.replace(request, parent_key=keys[0])
+            self.parent_key = keys[0]
+        self.chat_keys = keys
+
+    def join_session(self, left: str | None) -> None:
+        """It is the next request of a session, whose last one left this key.
+
+        A chat that does not go on behind that reply, as it was edited or is asked again, names
+        what the remembered chats say.
+        """
+        self.in_session = True
+        keys = self.chat_keys
+        self.parent_key = self.parent_key or (keys[0] if keys and left not in keys else left)
 
     @property
     def names(self) -> Named | None:

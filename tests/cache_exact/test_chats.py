@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erllama import Completion
-from tests.cache_exact.room import GREEDY, PLAIN, room
+from tests.cache_exact.room import GREEDY, PLAIN, SAMPLED, room
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</{{ m['role'] }}>{% endfor %}"
@@ -44,3 +44,37 @@ async def test_a_client_that_trims_a_reply_computes_that_reply_again_and_no_more
         messages += [said(second.text[:-9], "assistant"), said("And then?")]
         third = await seat.model.chat(messages, max_tokens=40, **GREEDY)
         assert third.cache.read == second.cache.read >= len(first.context_tokens) - 2
+
+
+async def test_a_turn_of_a_session_that_is_asked_again_goes_on_as_it_did_first() -> None:
+    async with room() as here:
+        seat = await here.load(PLAIN[4], chat_template=TEMPLATE)
+
+        async def ask(messages: Messages, **options: str) -> tuple[list[bytes], Completion]:
+            here.spy.take(seat._name)
+            done = await seat.model.chat(messages, max_tokens=24, **SAMPLED, **options)
+            return here.spy.take(seat._name).logits, done
+
+        first = [said("Tell me a story of a fox and a hen, and of the farmer's two good dogs.")]
+        _, reply = await ask(first, session_id="one")
+        second = [*first, said(reply.text, "assistant"), said("And then?")]
+        unbroken, done = await ask(second, session_id="one")
+        again, retried = await ask(second, session_id="one")
+        assert not done.cache.pure
+        assert not retried.cache.pure
+        assert again == unbroken
+        # nor does the session matter that another chat was in
+        await ask([said("What of the cat?")], session_id="two")
+        assert (await ask(second, session_id="two"))[0] == unbroken
+
+
+async def test_rows_of_a_named_reply_come_before_pure_ones_in_place() -> None:
+    async with room() as here:
+        seat = await here.load(PLAIN[4])
+        reply = await seat.ask(seat.prompt(40), 40)
+        prompt = [*reply.context, *seat.prompt(70)]
+        unbroken = await seat.ask(prompt, parent_key=reply.key)
+        await seat.ask(prompt, settle=False, session_id="one", exact=True)
+        again = await seat.ask(prompt, session_id="one", parent_key=reply.key)
+        assert again.record.logits == unbroken.record.logits
+        assert not again.completion.cache.pure
