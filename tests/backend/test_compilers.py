@@ -10,12 +10,13 @@ import pytest
 
 from erllama import InvalidGrammar
 from erllama.backend.compilers import Compilers, Ended
+from erllama.backend.trial import Trial
 from erllama.sampling.effort import Pause
 from erllama.sampling.plan import Grammar
 from tests.model.staging import PATIENCE_S
 
 GRAMMAR, SCHEMA, REGEX = Grammar("root ::= ."), Grammar("{}", "json_schema"), Grammar("a", "regex")
-RISKY = Grammar('{"const": -9223372036854775808}', "json_schema")
+RISKY = Grammar("crash &&", "regex")
 
 
 def no(pause: Pause) -> None:
@@ -111,8 +112,9 @@ async def test_closing_ends_what_is_at_work(compilers: Compilers) -> None:
         await working
 
 
-async def test_what_may_end_the_process_is_refused_by_its_trial(compilers: Compilers) -> None:
+async def test_what_ends_a_process_is_refused_by_its_trial(compilers: Compilers) -> None:
+    compilers._trial = Trial("tests.backend.stubborn_trial")
     compiled: list[int] = []
-    with pytest.raises(InvalidGrammar, match="json_schema"):
+    with pytest.raises(InvalidGrammar, match="regex"):
         await compilers.run(RISKY, lambda _: compiled.append(1), never)
     assert not compiled
