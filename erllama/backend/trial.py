@@ -65,7 +65,7 @@ class Trial:
         Raises:
             InvalidGrammar: names the field.
         """
-        key = hashlib.sha256(f"{stage.kind}:{stage.text}".encode()).digest()
+        key = hashlib.sha256(f"{stage.kind}:{stage.text}".encode(errors="surrogatepass")).digest()
         with self._lock:
             survived = self._survived.get(key)
             if survived is None:
@@ -138,7 +138,7 @@ class Trial:
 
     @staticmethod
     def _ask(child: subprocess.Popen[bytes], stage: Grammar) -> None:
-        kind, text = stage.kind.encode(), stage.text.encode()
+        kind, text = stage.kind.encode(), stage.text.encode(errors="surrogatepass")
         if child.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(HEADER.pack(len(kind), len(text)) + kind + text)

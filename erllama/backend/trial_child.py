@@ -66,7 +66,9 @@ def _read(stream: BinaryIO) -> Grammar | None:
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
-    kind, text = (stream.read(length).decode() for length in HEADER.unpack(header))
+    kind, text = (
+        stream.read(length).decode(errors="surrogatepass") for length in HEADER.unpack(header)
+    )
     return Grammar(text, kind)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,9 @@ def main() -> None:
     os.write(1, SURVIVED)
     while request := trial_child._read(sys.stdin.buffer):
         trial_child._limit_time()
-        match request.text:
+        match request.text.split()[0]:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
             case "sleep":
                 time.sleep(1_000)
             case "compute":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -105,6 +106,19 @@ async def test_what_would_do_harm_is_refused_by_name_and_the_model_goes_on(model
 async def test_what_only_looks_harmful_works(name: str, model: Model) -> None:
     done = await model.complete("x", max_tokens=8, seed=1, **WORKING[name])
     assert done.tokens
+
+
+@pytest.mark.parametrize(
+    "schema", [{"const": -(2**63)}, {"type": "integer", "enum": [-1e19]}, {"enum": [[3 - 2**63]]}]
+)
+async def test_integers_near_the_least_of_64_bits_are_written_or_refused(
+    schema: dict[str, Any], model: Model
+) -> None:
+    """llguidance 1.9 ends the process that compiles them."""
+    with contextlib.suppress(InvalidGrammar):
+        done = await model.complete("x", max_tokens=40, json_schema=schema)
+        assert json.loads(done.text) in schema.get("enum", [schema.get("const")])
+    assert (await model.complete("x", max_tokens=2)).tokens
 
 
 async def test_a_text_with_too_many_readings_fails_its_own_request_only(model: Model) -> None:
