@@ -32,6 +32,7 @@ from erllama.backend.llama import LlamaBackend
 from erllama.backend.llama.engine import LlamaEngine
 from erllama.config import ContextConfig, ModelConfig
 from erllama.sampling import SamplerPlan
+from erllama.sampling.effort import Pause
 
 T = TypeVar("T")
 BeforeStep: TypeAlias = Callable[[StepPlan], object]
@@ -186,8 +187,8 @@ class SpyEngine:
         self._engine.restore(seq, frame)
         self._spy.record(self._name).restored.append(self._engine._held[seq])
 
-    def prepare(self, sampler: SamplerPlan) -> None:
-        self._engine.prepare(sampler)
+    def prepare(self, sampler: SamplerPlan, pause: Pause | None = None) -> None:
+        self._engine.prepare(sampler, pause)
 
     def check_adapter(self, path: str) -> None:
         self._engine.check_adapter(path)
