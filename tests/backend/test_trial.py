@@ -218,6 +218,7 @@ def test_what_is_not_tried_does_no_harm(trial: Trial) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_500)
 def test_what_is_not_tried_does_no_harm_at_length(trial: Trial) -> None:
     seed, until, plain, died = time.time_ns(), time.monotonic() + 660, 0, 0
     print(f"seed {seed}")

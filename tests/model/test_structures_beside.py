@@ -128,6 +128,7 @@ async def test_grammars_of_many_readings_are_refused_beside_others(model: Model)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_500)
 async def test_grammars_of_many_readings_at_length(tiny_gguf: Path) -> None:
     async with Runtime() as runtime:
         model = await runtime.load_model(tiny_gguf, n_ctx=256, n_threads=1, n_seq_max=8)
