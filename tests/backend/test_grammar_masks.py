@@ -35,6 +35,11 @@ def begins_text(data: bytes) -> bool:
     return any((data + rest).decode(errors="replace").encode() == data + rest for rest in RESTS)
 
 
+def _as_older_ones_read_it(grammar: str) -> str:
+    """The same grammar; the llama.cpp of llama-cpp-python 0.3.35 does not know `\\-`."""
+    return grammar.replace(r"[\]\-\[\\]", r"[\]\[\\-]")
+
+
 class Both:
     """erllama's and llama.cpp's followers of one grammar, side by side."""
 
@@ -46,7 +51,7 @@ class Both:
         self._controls = controls(vocabulary)
         self.ours = Words(vocabulary).constraint(Grammar(grammar))
         self._theirs = self._llama.llama_sampler_init_grammar(
-            vocabulary._vocab, grammar.encode(), b"root"
+            vocabulary._vocab, _as_older_ones_read_it(grammar).encode(), b"root"
         )
         assert self._theirs
 

@@ -14,10 +14,13 @@ ROWS = 6
 
 async def test_rows_report_what_greedy_generation_would_draw(rig: Rig) -> None:
     engine = await rig.load()
-    expected = await rig.generate(engine, PROMPT, ROWS + 1)
-    await rig.prefill(engine, PROMPT)
+    # Rows of a slice and rows of a decode differ in their last bits, so nothing may be nearly equal
+    # here: with all of PROMPT, two tokens are within 0.016 of each other.
+    prompt = PROMPT[:80]
+    expected = await rig.generate(engine, prompt, ROWS + 1)
+    await rig.prefill(engine, prompt)
     outcome = await rig.step(
-        engine, prefill=token_slice(expected[:ROWS], pos=len(PROMPT), greedy=ROWS)
+        engine, prefill=token_slice(expected[:ROWS], pos=len(prompt), greedy=ROWS)
     )
     assert outcome.greedy == tuple(expected[1:])
     assert outcome.sampled == ()

@@ -1,7 +1,8 @@
 """Which releases of llama-cpp-python erllama is tested with.
 
-Each vendors a build of llama.cpp of its own. On these, the default test run passes: the layouts of
-states, the exact-slicing rule, and what ends the process are as erllama takes them to be.
+Each vendors a build of llama.cpp of its own. On these the self-tests at load pass, and so do
+`pytest tests/backend tests/contracts tests/cache_exact`: the layouts of states, the exact-slicing
+rule and what ends the process are as erllama takes them to be.
 """
 
 from __future__ import annotations
