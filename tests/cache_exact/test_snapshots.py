@@ -80,3 +80,20 @@ async def test_a_reply_that_stopped_while_the_lane_was_ahead_is_gone_on_with(cas
                 )
                 assert more.record.restored == [len(prompt) + end - 1]
                 assert more.record.logits[:5] == unbroken.record.logits[end : end + 5]
+
+
+@pytest.mark.parametrize("case", CUT_AT_SNAPSHOTS[4:7:2], ids=lambda case: case.name)
+async def test_rows_of_a_longer_prompt_do_not_stand_for_the_end_of_a_shorter_one(
+    case: Case,
+) -> None:
+    async with room() as here:
+        seat = await here.load(case)
+        prompt = seat.prompt(65)
+        first = await seat.ask(prompt, 1)
+        unbroken = await seat.ask(first.context, 3, parent_key=first.key)
+        assert unbroken.completion.cache.read == 65
+        salted = await seat.ask(prompt, 1, cache_salt="other")
+        await seat.ask([*salted.context, *seat.prompt(10)], 1, cache_salt="other")  # in its place
+        cold = await seat.cold(first.context, 3)
+        again = await seat.ask(first.context, 3, parent_key=salted.key, cache_salt="other")
+        assert again.record.logits in (unbroken.record.logits, cold.record.logits)
