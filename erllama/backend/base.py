@@ -489,8 +489,21 @@ class Engine(Protocol):
             RequestError: an id outside the vocabulary.
         """
 
-    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+    def save(
+        self,
+        seq: int,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        snapshot: bool,
+        end: int | None = None,
+        drop: bool = False,
+    ) -> SavedState:
         """Copies of the rows of token ranges of a sequence, and its snapshot. On the lane only.
+
+        Args:
+            end: how many tokens the snapshot is of. Where the sequence holds others there is none:
+                a snapshot is of all that a sequence holds.
+            drop: drop what the sequence holds behind `end` first.
 
         Raises:
             NotSupported: `capabilities.state` is None.

@@ -275,12 +275,23 @@ class StubEngine:
     def abort(self, number: int) -> None:
         self._aborts.abort(number)
 
-    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+    def save(
+        self,
+        seq: int,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        snapshot: bool,
+        end: int | None = None,
+        drop: bool = False,
+    ) -> SavedState:
         started = time.perf_counter_ns()
         self._check_seq(seq)
         if self._backend.on_save is not None:
             self._backend.on_save(seq)
         cells = self._cells[seq]
+        if drop and end:
+            del cells[end:]
+        snapshot = snapshot and end in (None, len(cells))
         for start, stop in ranges:
             if not 0 <= start < stop <= len(cells):
                 raise DecodeFailed(f"sequence {seq} holds {len(cells)} tokens, not {start}:{stop}")

@@ -130,9 +130,14 @@ class ReplySearch:
             return False
         if tag:
             return not self._query.sampled
-        # the last slice of another prompt that is longer was another one
-        ended_so = row.pure_end == end or end % self._query.granule == 0
-        return self._query.sampled and ended_so
+        return self._query.sampled and self._ended_so(row, end)
+
+    def _ended_so(self, row: Row, end: int) -> bool:
+        """Whether pure rows end like those of a prompt of `end` tokens.
+
+        The last slice of another prompt that is longer was another one.
+        """
+        return row.pure_end == end or end % self._query.granule == 0
 
     def _longer(self, end: int) -> Iterator[Row]:
         """The blocks and tails that begin with the tokens of the last block before `end`."""
@@ -153,7 +158,8 @@ class ReplySearch:
             return []
         else:
             tag = last.tag(end)
-            found = next((row for row in self._longer(end) if row.tag(end) == tag), None)
+            fit = (row for row in self._longer(end) if row.tag(end) == tag)
+            found = next((row for row in fit if tag or self._ended_so(row, end)), None)
             if found is None:
                 return None
             rows, tag = [found], found.origin

@@ -436,12 +436,16 @@ class CacheWork:
 
     def _queue(self, saving: Saving, seq: int, *, snapshot: bool) -> None:
         ranges = [(span.start, span.end) for span in saving.spans]
+        # The lane may be some tokens ahead of what a reply turned out to be: they are in vain once
+        # it is over, and till then there is no snapshot without them.
+        end = len(saving.tokens) if snapshot else None
+        over = saving.reason in ("finish", "evict")
 
         taken: asyncio.Future[SavedState | None] = asyncio.get_running_loop().create_future()
         self._taking[saving.number] = (saving, taken)
 
         def work(engine: Engine) -> SavedState:
-            return engine.save(seq, ranges, snapshot=snapshot)
+            return engine.save(seq, ranges, snapshot=snapshot, end=end, drop=over)
 
         def then(saved: SavedState | None, wrong: BaseException | None) -> None:
             if not taken.done():

@@ -73,7 +73,7 @@ class Spilling:
         def work(engine: Engine) -> SavedState:
             if not n:
                 return SavedState(rows=(), snapshot=None)
-            return engine.save(seq, ranges, snapshot=snapshot)
+            return engine.save(seq, ranges, snapshot=snapshot, end=n, drop=True)
 
         def then(saved: SavedState | None, wrong: BaseException | None) -> None:
             self._urgent(SpillDone(job, entry, saved, wrong))

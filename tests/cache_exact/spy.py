@@ -174,8 +174,16 @@ class SpyEngine:
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._engine.detokenize(tokens)
 
-    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
-        saved = self._engine.save(seq, ranges, snapshot=snapshot)
+    def save(
+        self,
+        seq: int,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        snapshot: bool,
+        end: int | None = None,
+        drop: bool = False,
+    ) -> SavedState:
+        saved = self._engine.save(seq, ranges, snapshot=snapshot, end=end, drop=drop)
         self._spy.record(self._name).saved.append((tuple(ranges), snapshot))
         return saved
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cache_exact.room import CUT_AT_SNAPSHOTS, Case, room
+from tests.cache_exact.room import CUT_AT_SNAPSHOTS, PLAIN, SAMPLED, Case, room
 
 SHARE = 100.0
 """Snapshots at every multiple of 64."""
@@ -52,3 +52,48 @@ async def test_a_cache_of_the_window_alone_computes_right(case: Case) -> None:
         assert warm.tokens == cold.tokens
         if warm.completion.cache.pure:
             assert warm.record.logits == cold.record.logits
+
+
+@pytest.mark.parametrize(
+    "case", [CUT_AT_SNAPSHOTS[0], CUT_AT_SNAPSHOTS[2], PLAIN[4]], ids=lambda case: case.name
+)
+async def test_a_reply_that_stopped_while_the_lane_was_ahead_is_gone_on_with(case: Case) -> None:
+    async with room() as here:
+        seat = await here.load(case)
+        for prompt in (seat.prompt(60), seat.prompt(130)):
+            unbroken = await seat.cold(prompt, 30, **SAMPLED)
+            for n in (9, 15, 21):
+                stop = unbroken.tokens[n]
+                end = unbroken.tokens.index(stop) + 1
+                salt = f"{len(prompt)} {n}"
+                first = await seat.model.complete(
+                    prompt, max_tokens=30, stop_token_ids=(stop,), cache_salt=salt, **SAMPLED
+                )
+                assert len(first.tokens) == end
+                await seat.model.evict()
+                more = await seat.ask(
+                    first.context_tokens,
+                    5,
+                    parent_key=first.finish_key,
+                    cache_salt=salt,
+                    **SAMPLED,
+                )
+                assert more.record.restored == [len(prompt) + end - 1]
+                assert more.record.logits[:5] == unbroken.record.logits[end : end + 5]
+
+
+@pytest.mark.parametrize("case", CUT_AT_SNAPSHOTS[4:7:2], ids=lambda case: case.name)
+async def test_rows_of_a_longer_prompt_do_not_stand_for_the_end_of_a_shorter_one(
+    case: Case,
+) -> None:
+    async with room() as here:
+        seat = await here.load(case)
+        prompt = seat.prompt(65)
+        first = await seat.ask(prompt, 1)
+        unbroken = await seat.ask(first.context, 3, parent_key=first.key)
+        assert unbroken.completion.cache.read == 65
+        salted = await seat.ask(prompt, 1, cache_salt="other")
+        await seat.ask([*salted.context, *seat.prompt(10)], 1, cache_salt="other")  # in its place
+        cold = await seat.cold(first.context, 3)
+        again = await seat.ask(first.context, 3, parent_key=salted.key, cache_salt="other")
+        assert again.record.logits in (unbroken.record.logits, cold.record.logits)

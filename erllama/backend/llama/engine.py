@@ -147,10 +147,21 @@ class LlamaEngine:
             raise NotSupported("this model was not loaded to embed; load it with embeddings=True")
         return self._embedder.embed(plan, self._adapters)
 
-    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
+    def save(
+        self,
+        seq: int,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        snapshot: bool,
+        end: int | None = None,
+        drop: bool = False,
+    ) -> SavedState:
         started = time.perf_counter_ns()
         states = self._checked_states(seq)
+        if drop and end and self.capabilities.truncate and end >= self._least[seq]:
+            self._cut(seq, end)
         held = self._held[seq]
+        snapshot = snapshot and end in (None, held)
         for start, stop in ranges:
             if not 0 <= start < stop <= held:
                 raise DecodeFailed(f"sequence {seq} holds {held} tokens, not {start} to {stop}")
