@@ -50,9 +50,9 @@ async def test_a_turn_of_a_session_that_is_asked_again_goes_on_as_it_did_first()
     async with room() as here:
         seat = await here.load(PLAIN[4], chat_template=TEMPLATE)
 
-        async def ask(messages: Messages, **options: str) -> tuple[list[bytes], Completion]:
+        async def ask(messages: Messages, session_id: str) -> tuple[list[bytes], Completion]:
             here.spy.take(seat._name)
-            done = await seat.model.chat(messages, max_tokens=24, **SAMPLED, **options)
+            done = await seat.model.chat(messages, max_tokens=24, session_id=session_id, **SAMPLED)
             return here.spy.take(seat._name).logits, done
 
         first = [said("Tell me a story of a fox and a hen, and of the farmer's two good dogs.")]
