@@ -412,7 +412,7 @@ class CacheWork:
         )
         generation.created += max(stored - generation.stored, 0)
         generation.stored = max(generation.stored, stored)
-        if snapshot:
+        if snapshot and reason != "continued":  # of which there may be none: see `_queue`
             generation.snapshot_at = computed
         return saving, snapshot
 

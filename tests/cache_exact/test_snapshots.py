@@ -54,12 +54,15 @@ async def test_a_cache_of_the_window_alone_computes_right(case: Case) -> None:
             assert warm.record.logits == cold.record.logits
 
 
+@pytest.mark.parametrize("interval", [1, 2_048])
 @pytest.mark.parametrize(
     "case", [CUT_AT_SNAPSHOTS[0], CUT_AT_SNAPSHOTS[2], PLAIN[4]], ids=lambda case: case.name
 )
-async def test_a_reply_that_stopped_while_the_lane_was_ahead_is_gone_on_with(case: Case) -> None:
+async def test_a_reply_that_stopped_while_the_lane_was_ahead_is_gone_on_with(
+    case: Case, interval: int
+) -> None:
     async with room() as here:
-        seat = await here.load(case)
+        seat = await here.load(case, continued_interval=interval)
         for prompt in (seat.prompt(60), seat.prompt(130)):
             unbroken = await seat.cold(prompt, 30, **SAMPLED)
             for n in (9, 15, 21):
