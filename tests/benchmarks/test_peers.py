@@ -1,4 +1,4 @@
-"""The actors of the benchmarks of several sequences."""
+"""The peers of the benchmarks of several sequences."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_server_without_cmake_is_refused_with_the_remedy(
     cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    with pytest.raises(llama_build.BuildFailed, match=r"install cmake .* --no-actors"):
+    with pytest.raises(llama_build.BuildFailed, match=r"install cmake .* --no-peers"):
         llama_build.server_program()
     assert not cache.exists()
 

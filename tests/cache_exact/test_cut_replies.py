@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from erllama import Completion, Runtime, bundled_model
+from erllama import Completion, Done, Runtime, bundled_model
 from tests.cache_exact.room import CASES, GREEDY, PLAIN, SAMPLED, Answer, Case, Seat, room
 
 COUNTED = 'root ::= ([a-z]{4} " " [0-9]{3} "\\n")+'
@@ -80,9 +80,18 @@ async def test_a_chain_that_gives_way_to_others_goes_on_where_it_was(chain: str)
         prompt = seat.prompt(70)
         unbroken = await seat.cold(prompt, 60, **options)
         seat.record.restored.clear()
-        low = asyncio.ensure_future(
-            seat.model.complete(prompt, max_tokens=60, priority="low", **options)
-        )
+        begun = asyncio.Event()
+
+        async def ask_low() -> Completion:
+            stream = seat.model.stream(prompt, max_tokens=60, priority="low", **options)
+            async for event in stream:
+                begun.set()  # others would come first while its grammar is compiled
+                if isinstance(event, Done):
+                    return event.completion
+            raise AssertionError("a stream without an end")
+
+        low = asyncio.ensure_future(ask_low())
+        await begun.wait()
         others = 0
         while not low.done() and others < 3:
             await seat.model.complete([others, 5, 6], max_tokens=1, priority="high", **GREEDY)
