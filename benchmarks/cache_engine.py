@@ -87,8 +87,8 @@ class Watched:
         kind = "prefill" if plan.prefill else "decode" if plan.rows else "draw"
         return self._notes.time(kind, lambda: self._engine.step(plan))
 
-    def save(self, seq: int, ranges: Sequence[tuple[int, int]], *, snapshot: bool) -> SavedState:
-        return self._notes.time("save", lambda: self._engine.save(seq, ranges, snapshot=snapshot))
+    def save(self, seq: int, ranges: Sequence[tuple[int, int]], **options: Any) -> SavedState:
+        return self._notes.time("save", lambda: self._engine.save(seq, ranges, **options))
 
     def restore(self, seq: int, frame: Frame) -> None:
         self._notes.time("restore", lambda: self._engine.restore(seq, frame))
