@@ -228,7 +228,6 @@ def test_what_is_not_tried_does_no_harm_at_length(trial: Trial) -> None:
         plain, died = plain + found[0], died + found[1]
     print(f"{plain} without trial, {died} refused by it")
     assert plain > 1_000
-    assert died
 
 
 def test_random_grammars_are_read_or_refused() -> None:
