@@ -330,6 +330,8 @@ def test_no_odd_thing_given_to_another_method_does_harm(seat: Seat, errand: str)
 # Chats that are too much, and templates that are no good
 
 
+# Ten megabytes are tokenized at low priority, which beside busy processes takes minutes.
+@pytest.mark.timeout(900)
 def test_ten_megabytes_of_messages_are_refused_or_too_long(seat: Seat) -> None:
     for n in (1, 10_000):
         said = [{"role": "user", "content": "x" * (10_000_001 // n + 1)}] * n
